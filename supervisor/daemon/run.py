@@ -11,22 +11,22 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec.structs import asdict
 
 from corral import __version__
-from corral.supervisor.api.table.table import Control
 from corral.supervisor.config.spec.spec import Config
 from corral.supervisor.faces.socket.socket_lock import SocketLock, group_id
-from corral.supervisor.faces.socket.unix import Listener
 from corral.supervisor.records.audit.log import daemon_record
 from corral.supervisor.records.backup.adoption import adopt
 from corral.supervisor.records.logs.daemon_log import DaemonLog
 from corral.worker.contract.errors import CorralError
 
+from .composition.faces import figures_of, make_listener, make_services
 from .composition.life import Room, close, life_of, load, start
-from .composition.method_table import make_control
+from .composition.method_table import ApiGroup, make_api
 from .composition.rooms import Rooms
 from .host.end_signal import EndSignal
 from .host.installation import Paths, raise_descriptor_limit, read_config
@@ -38,6 +38,7 @@ from .retention import expire
 
 if TYPE_CHECKING:
     from corral.supervisor.faces.http.server import HttpServer
+    from corral.supervisor.faces.services.services import Listen
 
 BEAT_S = 1.0
 """Seconds between two checks of the daemon's own: stalls, moved log files, the watchdog."""
@@ -88,8 +89,6 @@ class _Daemon:
         self._rooms = rooms
         self._life = life
         self._end = end
-        self._http_address: str | None = None
-        self._http_note = ""
         self._reloading: set[asyncio.Task[None]] = set()
 
     async def serve(self, lock: SocketLock, started: float, manager: ServiceManager) -> None:
@@ -97,10 +96,11 @@ class _Daemon:
         await load(self._life)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-        control, services = make_control(self._rooms, started, lambda: self._http_address, lambda: self._http_note)
-        groups = self._rooms.config.daemon
-        listener = Listener(control, lock, group=groups.group, readers=groups.readers)
-        web = await self._open_web(control)
+        services = make_services(self._rooms)
+        api = make_api(self._rooms, started, services)
+        services.listen_by(partial(_service_opener, self._rooms, api))
+        listener = make_listener(self._rooms, api.control, lock)
+        web = await self._open_web(api)
         listener.open()
         running = [
             self._beat(manager),
@@ -108,7 +108,7 @@ class _Daemon:
             expire(self._life, self._rooms.memory_expiry, self._rooms.in_force),
             *[room.run() for room in self._life if room.run is not None],
             services.run(),
-            self._rooms.exports.figures(control),
+            self._rooms.exports.figures(figures_of(self._rooms, api), self._rooms.in_force),
         ]
         chores = [loop.create_task(each) for each in running]
         try:
@@ -134,16 +134,13 @@ class _Daemon:
                 await web.close()
             await listener.close()
 
-    async def _open_web(self, control: Control) -> "HttpServer | None":
+    async def _open_web(self, api: ApiGroup) -> "HttpServer | None":
         """Serves HTTP, if that is wanted."""
         if self._rooms.config.daemon.http is None:
             return None
         from .composition.web import open_web  # noqa: PLC0415  # aiohttp costs 16 MB: only who wants HTTP pays
 
-        web, self._http_address, self._http_note = await open_web(
-            control, self._rooms.config.daemon, self._rooms.paths.state_dir, self._end.is_wanted.is_set
-        )
-        return web
+        return await open_web(self._rooms, api, self._end.is_wanted.is_set)
 
     def _on_hangup(self) -> None:
         task = asyncio.get_running_loop().create_task(self._reload())
@@ -190,3 +187,10 @@ class _Daemon:
             shared.stall_clock.floor()
             checks.check()
             await asyncio.sleep(BEAT_S)
+
+
+def _service_opener(rooms: Rooms, api: ApiGroup) -> "Listen":
+    """Returns what opens the services of agents, teams and workflows over HTTP."""
+    from .composition.web import service_opener  # noqa: PLC0415  # as in `_open_web`
+
+    return service_opener(rooms, api.control)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.api.daemon_methods.observe import ANSWER_EVENTS
+from corral.supervisor.api.daemon_methods.event import ANSWER_EVENTS
 from corral.worker.client.sync import Client
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 

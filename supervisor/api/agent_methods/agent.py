@@ -7,14 +7,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 
+from corral.supervisor.agents.demand.hibernation import Hibernation
 from corral.supervisor.agents.kept.record import Cause
 from corral.supervisor.agents.membership.additions import Addition
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.await_state import can_pause
 from corral.supervisor.config.decoding.values import quoted
 from corral.supervisor.config.secrets.secrets import MASK, masked, masked_address
 from corral.supervisor.config.spec.labels import is_glob
 from corral.supervisor.config.spec.loader import expanded_table, group_table, to_table
 from corral.supervisor.config.spec.spec import Spec
+from corral.supervisor.records.events.bus import Bus
+from corral.supervisor.tenants.registry.tenants import Tenants
 from corral.supervisor.workers.lifecycle.cordon import Unschedulable
 from corral.supervisor.workers.lifecycle.state_machine import UP
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
@@ -64,106 +68,46 @@ from corral.worker.methods.agent import (
     AGENT_WAKE,
 )
 
-from ..table.caller import made_by
+from ..metrics.statistics import Statistics
+from ..table.caller import Caller, made_by
+from ..table.handlers import serve
 from ..table.results import error_records
-from ..table.status import exit_record
-from ..table.table import Caller, Control, serve
+from ..table.status import Services, StatusReport, exit_record
 
 STDERR_LINES = 20
-
-
-@serve(AGENT_SHOW)
-async def _show(control: Control, params: NameParams, _caller: Caller) -> AgentShown:
-    if (group := control.agents.groups.by_name.get(params.name)) is not None:
-        status = control.status.group_status(group)
-        if isinstance(status, TeamStatus):
-            return AgentShown(team=status, spec=group_table(group), source=group.source)
-        return AgentShown(workflow=status, spec=group_table(group), source=group.source)
-    supervisors = control.agents.supervisors(params.name)
-    name = params.name if params.name in control.agents.agents else supervisors[0].spec.name
-    agent = control.agents.of(name)
-    spec = masked_table(to_table(agent.intended, control.agents.config.defaults))
-    exits = [
-        AgentExit(worker=supervisor.id, incarnation=number, **asdict(exit_record(last)))
-        for supervisor in supervisors
-        for number, last in supervisor.exits
-    ]
-    exits.sort(key=lambda each: each.at, reverse=True)
-    return AgentShown(
-        agent=control.status.agent_status(agent),
-        spec=spec,
-        source=agent.intended.source,
-        etag=control.agents.tables.etag(name),
-        template=_template_use(control, agent.intended),
-        exits=exits,
-        tool_calls=ToolCallRate(
-            last_minute=control.statistics.calls_last_minute(agent.name),
-            limit=agent.spec.resources.max_tool_calls_per_minute,
-        ),
-        stderr={supervisor.id: supervisor.log.tail("stderr", STDERR_LINES) for supervisor in supervisors},
-    )
-
-
-def masked_table(table: Mapping[str, object]) -> dict[str, object]:
-    """Returns the table of an agent without the values of environments, headers and keys."""
-    found = dict(table)
-    for key, value in table.items():
-        if key in ("environment", "headers"):
-            found[key] = dict.fromkeys(codec.as_object(value) or {}, MASK)
-        elif key == "process":
-            found[key] = masked_table(codec.as_object(value) or {})
-        elif key == "params":
-            found[key] = masked(value)
-        elif key == "webhook_secret":
-            found[key] = MASK
-        elif key == "url":
-            found[key] = masked_address(str(value))
-    return found
-
-
-def _template_use(control: Control, spec: Spec) -> TemplateUse | UnsetType:
-    if spec.template is None:
-        return UNSET
-    config = control.agents.config
-    template = config.templates.get(spec.template)
-    params = spec.params if template is None else template.values(spec.params)
-    return TemplateUse(
-        name=spec.template,
-        source=None if template is None else template.source,
-        params=codec.as_object(masked(params)) or {},
-        spec=masked_table(expanded_table(spec, config.defaults)),
-    )
 
 
 class _Selection:
     """Resolves the names, globs and labels of a call once, so that it reports on exactly the workers that it acts on."""
 
-    def __init__(self, control: Control, params: NamesParams | SelectionParams | HibernateParams) -> None:
+    def __init__(
+        self, agents: Agents, status: StatusReport, params: NamesParams | SelectionParams | HibernateParams
+    ) -> None:
         everything = not isinstance(params, HibernateParams) and params.all
         if everything and params.selector is None:
             self.names, self.all = list(params.names), True
         else:
-            self.names = control.agents.registry.chosen(params.names, params.selector)
+            self.names = agents.registry.chosen(params.names, params.selector)
             self.all = False
         self._given = set() if params.selector else {n for n in params.names if not is_glob(n)}
-        self._control = control
-        self.supervisors = control.agents.selected(self.names, self.all)
+        self._agents = agents
+        self._status = status
+        self.supervisors = agents.selected(self.names, self.all)
 
     def pass_over(self, is_concerned: Callable[[WorkerSupervisor], bool]) -> None:
         """Leaves out the names that a glob or a selector chose and none of whose workers is concerned, unless none is."""
-        supervisors = self._control.agents.supervisors
+        supervisors = self._agents.supervisors
         kept = [n for n in self.names if n in self._given or any(map(is_concerned, supervisors(n)))]
         if kept and not self.all:
             self.names = kept
-            self.supervisors = self._control.agents.selected(kept, everything=False)
+            self.supervisors = self._agents.selected(kept, everything=False)
 
-    def leave_out_suspended(self) -> None:
+    def leave_out_suspended(self, tenants: Tenants) -> None:
         """Leaves out agents of suspended tenants that were not named themselves."""
-        is_suspended = self._control.tenants.is_suspended
         self.supervisors = [
             k
             for k in self.supervisors
-            if not is_suspended(tenant_of(k.spec.name)) or not self._given.isdisjoint((k.spec.name, k.id))
+            if not tenants.is_suspended(tenant_of(k.spec.name)) or not self._given.isdisjoint((k.spec.name, k.id))
         ]
 
     def leave_out_jobs(self, is_kept: Callable[[WorkerSupervisor], bool]) -> None:
@@ -187,189 +131,262 @@ class _Selection:
     def statuses(self) -> AgentsChanged:
         """Returns the status of its agents, and the names and worker ids that were chosen."""
         agents = dict.fromkeys(supervisor.spec.name for supervisor in self.supervisors)
-        present = [self._control.agents.agents.get(name) for name in agents]
-        statuses = [self._control.status.agent_status(each) for each in present if each is not None]
+        present = [self._agents.agents.get(name) for name in agents]
+        statuses = [self._status.agent_status(each) for each in present if each is not None]
         names = list(agents) if self.all else self.names
         return AgentsChanged(agents=statuses, names=names)
 
 
-@serve(AGENT_SELECT)
-async def _select(control: Control, params: SelectionParams, _caller: Caller) -> Names:
-    if params.all and params.names:
-        raise InvalidParams("cannot select: give names, or all", key="names", value=params.names)
-    if params.all and params.selector is None:
-        return Names(names=[*control.agents.agents, *control.agents.groups.by_name])
-    names = control.agents.registry.chosen(params.names, params.selector, groups=True)
-    return Names(names=names)
+class AgentMethods:
+    """Serves the methods `agent.*` that show, start, stop and change agents and servers."""
+
+    def __init__(
+        self,
+        agents: Agents,
+        status: StatusReport,
+        statistics: Statistics,
+        hibernation: Hibernation,
+        services: Services,
+        tenants: Tenants,
+        bus: Bus,
+    ) -> None:
+        self._agents = agents
+        self._status = status
+        self._statistics = statistics
+        self._hibernation = hibernation
+        self._services = services
+        self._tenants = tenants
+        self._bus = bus
+
+    def _chosen(self, params: NamesParams | SelectionParams | HibernateParams) -> _Selection:
+        return _Selection(self._agents, self._status, params)
+
+    @serve(AGENT_SHOW)
+    async def _show(self, params: NameParams, _caller: Caller) -> AgentShown:
+        if (group := self._agents.groups.by_name.get(params.name)) is not None:
+            status = self._status.group_status(group)
+            if isinstance(status, TeamStatus):
+                return AgentShown(team=status, spec=group_table(group), source=group.source)
+            return AgentShown(workflow=status, spec=group_table(group), source=group.source)
+        supervisors = self._agents.supervisors(params.name)
+        name = params.name if params.name in self._agents.agents else supervisors[0].spec.name
+        agent = self._agents.of(name)
+        spec = masked_table(to_table(agent.intended, self._agents.config.defaults))
+        exits = [
+            AgentExit(worker=supervisor.id, incarnation=number, **asdict(exit_record(last)))
+            for supervisor in supervisors
+            for number, last in supervisor.exits
+        ]
+        exits.sort(key=lambda each: each.at, reverse=True)
+        return AgentShown(
+            agent=self._status.agent_status(agent),
+            spec=spec,
+            source=agent.intended.source,
+            etag=self._agents.tables.etag(name),
+            template=self._template_use(agent.intended),
+            exits=exits,
+            tool_calls=ToolCallRate(
+                last_minute=self._statistics.calls_last_minute(agent.name),
+                limit=agent.spec.resources.max_tool_calls_per_minute,
+            ),
+            stderr={supervisor.id: supervisor.log.tail("stderr", STDERR_LINES) for supervisor in supervisors},
+        )
+
+    def _template_use(self, spec: Spec) -> TemplateUse | UnsetType:
+        if spec.template is None:
+            return UNSET
+        config = self._agents.config
+        template = config.templates.get(spec.template)
+        params = spec.params if template is None else template.values(spec.params)
+        return TemplateUse(
+            name=spec.template,
+            source=None if template is None else template.source,
+            params=codec.as_object(masked(params)) or {},
+            spec=masked_table(expanded_table(spec, config.defaults)),
+        )
+
+    @serve(AGENT_SELECT)
+    async def _select(self, params: SelectionParams, _caller: Caller) -> Names:
+        if params.all and params.names:
+            raise InvalidParams("cannot select: give names, or all", key="names", value=params.names)
+        if params.all and params.selector is None:
+            return Names(names=[*self._agents.agents, *self._agents.groups.by_name])
+        names = self._agents.registry.chosen(params.names, params.selector, groups=True)
+        return Names(names=names)
+
+    @serve(AGENT_START)
+    async def _start(self, params: NamesParams, _caller: Caller) -> AgentsChanged:
+        chosen = self._chosen(params)
+        chosen.leave_out_suspended(self._tenants)
+        chosen.leave_out_jobs(_is_missing)
+        operations = self._agents.operations
+        operations.unhold(chosen.names, chosen.all)
+        return await chosen.bounded(params.timeout_s, operations.start(chosen.supervisors, wait=params.wait))
+
+    @serve(AGENT_STOP)
+    async def _stop(self, params: NamesParams, _caller: Caller) -> AgentsChanged:
+        chosen = self._chosen(params)
+        self._hibernation.stopped(chosen.supervisors)
+        stopping = self._agents.operations.stop(chosen.supervisors, wait=params.wait)
+        return await chosen.bounded(params.timeout_s, stopping)
+
+    @serve(AGENT_RESTART)
+    async def _restart(self, params: NamesParams, _caller: Caller) -> AgentsChanged:
+        chosen = self._chosen(params)
+        chosen.leave_out_suspended(self._tenants)
+        chosen.leave_out_jobs(lambda supervisor: supervisor.worker.tree)
+        restarting = self._agents.operations.restart(chosen.supervisors, wait=params.wait)
+        return await chosen.bounded(params.timeout_s, restarting)
+
+    @serve(AGENT_RESET)
+    async def _reset(self, params: NamesParams, _caller: Caller) -> AgentsChanged:
+        chosen = self._chosen(params)
+        self._agents.operations.reset(chosen.supervisors)
+        return chosen.statuses()
+
+    @serve(AGENT_PAUSE)
+    async def _pause(self, params: SelectionParams, _caller: Caller) -> AgentsChanged:
+        chosen = self._chosen(params)
+        chosen.pass_over(lambda supervisor: can_pause(supervisor.worker))
+        await self._agents.operations.pause(chosen.names, chosen.all)
+        return chosen.statuses()
+
+    @serve(AGENT_RESUME)
+    async def _resume(self, params: SelectionParams, _caller: Caller) -> AgentsChanged:
+        chosen = self._chosen(params)
+        self._agents.operations.resume(chosen.supervisors)
+        return chosen.statuses()
+
+    @serve(AGENT_HIBERNATE)
+    async def _hibernate(self, params: HibernateParams, _caller: Caller) -> AgentsChanged:
+        chosen = self._chosen(params)
+        chosen.pass_over(lambda supervisor: supervisor.spec.speaks == "corral" and supervisor.worker.state in UP)
+        await self._hibernation.hibernate(chosen.names, timeout_s=params.timeout_s, force=params.force)
+        return chosen.statuses()
+
+    @serve(AGENT_WAKE)
+    async def _wake(self, params: NamesParams, _caller: Caller) -> AgentsChanged:
+        chosen = self._chosen(params)
+        if params.all:
+            chosen.supervisors = [
+                supervisor for supervisor in chosen.supervisors if supervisor.is_cordoned(Unschedulable.HIBERNATED)
+            ]
+        waking = self._hibernation.wake(chosen.supervisors, wait=params.wait)
+        return await chosen.bounded(params.timeout_s, waking)
+
+    @serve(AGENT_ADD)
+    async def _add(self, params: AddParams, caller: Caller) -> AgentStatus:
+        addition = Addition(params.name, params.kind, params.spec, params.directory or "/")
+        cause = Cause("add", made_by(caller))
+        failures = await self._agents.membership.add([addition], start=params.start, wait=params.wait, cause=cause)
+        for error in failures.values():
+            raise error
+        return self._status.agent_status(self._agents.of(params.name))
+
+    @serve(AGENT_ADD_ALL)
+    async def _add_all(self, params: AddAllParams, caller: Caller) -> AgentsAdded:
+        agents = self._agents
+        additions = [
+            Addition(each.name, each.kind, each.spec, each.directory or "/", each.environment) for each in params.agents
+        ]
+        there = {} if params.present == "refuse" else agents.membership.compared(additions)
+        changed = {name: list(keys) for name, keys in there.items() if keys}
+        if changed and params.present == "keep" and not params.dry_run:
+            name, keys = next(iter(changed.items()))
+            words = f'cannot add "{name}": it is there and differs in {", ".join(keys)}'
+            raise Conflict(words, name=name, keys=keys, changed=changed)
+        fresh = [each for each in additions if each.name not in there or each.name in changed]
+        failures: dict[str, CorralError] = {}
+        if params.dry_run:
+            agents.membership.check(fresh, replacing=changed)
+        elif fresh:
+            cause = Cause("add", made_by(caller))
+            failures = await agents.membership.add(
+                fresh, start=params.start, wait=params.wait, cause=cause, replacing=changed
+            )
+        present = [agents.agents.get(each.name) for each in params.agents]
+        statuses = [self._status.agent_status(agent) for agent in present if agent is not None]
+        return AgentsAdded(
+            agents=statuses,
+            failures=error_records(failures),
+            added=[each.name for each in fresh if each.name not in changed],
+            changed=changed,
+            unchanged=[name for name, keys in there.items() if not keys],
+        )
+
+    @serve(AGENT_RM)
+    async def _rm(self, params: RemoveParams, _caller: Caller) -> Removed:
+        names = params.names if params.name is None else [params.name, *params.names]
+        if not names and params.selector is None:
+            raise InvalidParams("cannot remove: give a name", key="names", value=[])
+        names = self._agents.registry.chosen(names, params.selector, groups=True)
+        if params.expected is not None:
+            if len(names) != 1:
+                words = f"cannot remove {len(names)} agents by one etag: name one"
+                raise InvalidParams(words, key="expected", value=params.expected)
+            self._agents.tables.check_etag(names[0], params.expected)
+        removed = await self._agents.membership.remove(names, cascade=params.cascade)
+        return Removed(removed=removed)
+
+    @serve(AGENT_EXPOSE)
+    async def _expose(self, params: ExposeParams, _caller: Caller) -> Exposed:
+        service = await self._services.expose(params.name, params.address, params.auth)
+        token_file = self._services.token_file
+        return Exposed(name=params.name, service=service, token_file=token_file)
+
+    @serve(AGENT_SCALE)
+    async def _scale(self, params: ScaleParams, caller: Caller) -> AgentStatus:
+        cause = Cause("set", made_by(caller), "scaled")
+        agent = await self._agents.replicas.scale(params.name, params.instances, wait=params.wait, cause=cause)
+        return self._status.agent_status(agent)
+
+    @serve(AGENT_SIGNAL)
+    async def _signal(self, params: SignalParams, _caller: Caller) -> Names:
+        name = params.signal.upper()
+        name = name if name.startswith("SIG") else f"SIG{name}"
+        if name not in signals.Signals.__members__:
+            raise InvalidParams(
+                f'cannot send signal "{params.signal}": it is unknown', key="signal", value=params.signal
+            )
+        given = params.names if params.name is None else [params.name, *params.names]
+        chosen = self._chosen(SelectionParams(names=given, selector=params.selector))
+        paused = [k.id for k in chosen.supervisors if k.worker.paused_at is not None]
+        if paused and name != "SIGKILL":  # it would wait, or let the program run
+            text = f'cannot signal "{paused[0]}": it is paused; corral resume {paused[0]}'
+            raise Conflict(text, name=paused[0], reason="paused")
+        running = [k for k in chosen.supervisors if k.worker.pid is not None]
+        if not running:
+            words = f"cannot signal {quoted(chosen.names)}: it has no process"
+            raise Conflict(words, name=chosen.names[0])
+        for supervisor in running:
+            supervisor.signal(name, tree=False)
+            self._bus.publish(
+                "agent.signalled",
+                agent=supervisor.spec.name,
+                worker=supervisor.id,
+                incarnation=supervisor.worker.incarnation,
+                signal=name,
+            )
+        return Names(names=[supervisor.id for supervisor in running])
+
+
+def masked_table(table: Mapping[str, object]) -> dict[str, object]:
+    """Returns the table of an agent without the values of environments, headers and keys."""
+    found = dict(table)
+    for key, value in table.items():
+        if key in ("environment", "headers"):
+            found[key] = dict.fromkeys(codec.as_object(value) or {}, MASK)
+        elif key == "process":
+            found[key] = masked_table(codec.as_object(value) or {})
+        elif key == "params":
+            found[key] = masked(value)
+        elif key == "webhook_secret":
+            found[key] = MASK
+        elif key == "url":
+            found[key] = masked_address(str(value))
+    return found
 
 
 def _is_missing(supervisor: WorkerSupervisor) -> bool:
     """Returns True if a job is to run by itself, and has not succeeded yet."""
     return supervisor.spec.autostart and not supervisor.worker.done
-
-
-@serve(AGENT_START)
-async def _start(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
-    chosen = _Selection(control, params)
-    chosen.leave_out_suspended()
-    chosen.leave_out_jobs(_is_missing)
-    operations = control.agents.operations
-    operations.unhold(chosen.names, chosen.all)
-    return await chosen.bounded(params.timeout_s, operations.start(chosen.supervisors, wait=params.wait))
-
-
-@serve(AGENT_STOP)
-async def _stop(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
-    chosen = _Selection(control, params)
-    control.hibernation.stopped(chosen.supervisors)
-    stopping = control.agents.operations.stop(chosen.supervisors, wait=params.wait)
-    return await chosen.bounded(params.timeout_s, stopping)
-
-
-@serve(AGENT_RESTART)
-async def _restart(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
-    chosen = _Selection(control, params)
-    chosen.leave_out_suspended()
-    chosen.leave_out_jobs(lambda supervisor: supervisor.worker.tree)
-    restarting = control.agents.operations.restart(chosen.supervisors, wait=params.wait)
-    return await chosen.bounded(params.timeout_s, restarting)
-
-
-@serve(AGENT_RESET)
-async def _reset(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
-    chosen = _Selection(control, params)
-    control.agents.operations.reset(chosen.supervisors)
-    return chosen.statuses()
-
-
-@serve(AGENT_PAUSE)
-async def _pause(control: Control, params: SelectionParams, _caller: Caller) -> AgentsChanged:
-    chosen = _Selection(control, params)
-    chosen.pass_over(lambda supervisor: can_pause(supervisor.worker))
-    await control.agents.operations.pause(chosen.names, chosen.all)
-    return chosen.statuses()
-
-
-@serve(AGENT_RESUME)
-async def _resume(control: Control, params: SelectionParams, _caller: Caller) -> AgentsChanged:
-    chosen = _Selection(control, params)
-    control.agents.operations.resume(chosen.supervisors)
-    return chosen.statuses()
-
-
-@serve(AGENT_HIBERNATE)
-async def _hibernate(control: Control, params: HibernateParams, _caller: Caller) -> AgentsChanged:
-    chosen = _Selection(control, params)
-    chosen.pass_over(lambda supervisor: supervisor.spec.speaks == "corral" and supervisor.worker.state in UP)
-    await control.hibernation.hibernate(chosen.names, timeout_s=params.timeout_s, force=params.force)
-    return chosen.statuses()
-
-
-@serve(AGENT_WAKE)
-async def _wake(control: Control, params: NamesParams, _caller: Caller) -> AgentsChanged:
-    chosen = _Selection(control, params)
-    if params.all:
-        chosen.supervisors = [
-            supervisor for supervisor in chosen.supervisors if supervisor.is_cordoned(Unschedulable.HIBERNATED)
-        ]
-    waking = control.hibernation.wake(chosen.supervisors, wait=params.wait)
-    return await chosen.bounded(params.timeout_s, waking)
-
-
-@serve(AGENT_ADD)
-async def _add(control: Control, params: AddParams, caller: Caller) -> AgentStatus:
-    addition = Addition(params.name, params.kind, params.spec, params.directory or "/")
-    cause = Cause("add", made_by(caller))
-    failures = await control.agents.membership.add([addition], start=params.start, wait=params.wait, cause=cause)
-    for error in failures.values():
-        raise error
-    return control.status.agent_status(control.agents.of(params.name))
-
-
-@serve(AGENT_ADD_ALL)
-async def _add_all(control: Control, params: AddAllParams, caller: Caller) -> AgentsAdded:
-    agents = control.agents
-    additions = [
-        Addition(each.name, each.kind, each.spec, each.directory or "/", each.environment) for each in params.agents
-    ]
-    there = {} if params.present == "refuse" else agents.membership.compared(additions)
-    changed = {name: list(keys) for name, keys in there.items() if keys}
-    if changed and params.present == "keep" and not params.dry_run:
-        name, keys = next(iter(changed.items()))
-        words = f'cannot add "{name}": it is there and differs in {", ".join(keys)}'
-        raise Conflict(words, name=name, keys=keys, changed=changed)
-    fresh = [each for each in additions if each.name not in there or each.name in changed]
-    failures: dict[str, CorralError] = {}
-    if params.dry_run:
-        agents.membership.check(fresh, replacing=changed)
-    elif fresh:
-        cause = Cause("add", made_by(caller))
-        failures = await agents.membership.add(
-            fresh, start=params.start, wait=params.wait, cause=cause, replacing=changed
-        )
-    present = [agents.agents.get(each.name) for each in params.agents]
-    statuses = [control.status.agent_status(agent) for agent in present if agent is not None]
-    return AgentsAdded(
-        agents=statuses,
-        failures=error_records(failures),
-        added=[each.name for each in fresh if each.name not in changed],
-        changed=changed,
-        unchanged=[name for name, keys in there.items() if not keys],
-    )
-
-
-@serve(AGENT_RM)
-async def _rm(control: Control, params: RemoveParams, _caller: Caller) -> Removed:
-    names = params.names if params.name is None else [params.name, *params.names]
-    if not names and params.selector is None:
-        raise InvalidParams("cannot remove: give a name", key="names", value=[])
-    names = control.agents.registry.chosen(names, params.selector, groups=True)
-    if params.expected is not None:
-        if len(names) != 1:
-            words = f"cannot remove {len(names)} agents by one etag: name one"
-            raise InvalidParams(words, key="expected", value=params.expected)
-        control.agents.tables.check_etag(names[0], params.expected)
-    removed = await control.agents.membership.remove(names, cascade=params.cascade)
-    return Removed(removed=removed)
-
-
-@serve(AGENT_EXPOSE)
-async def _expose(control: Control, params: ExposeParams, _caller: Caller) -> Exposed:
-    service = await control.services.expose(params.name, params.address, params.auth)
-    token_file = control.services.token_file
-    return Exposed(name=params.name, service=service, token_file=token_file)
-
-
-@serve(AGENT_SCALE)
-async def _scale(control: Control, params: ScaleParams, caller: Caller) -> AgentStatus:
-    cause = Cause("set", made_by(caller), "scaled")
-    agent = await control.agents.replicas.scale(params.name, params.instances, wait=params.wait, cause=cause)
-    return control.status.agent_status(agent)
-
-
-@serve(AGENT_SIGNAL)
-async def _signal(control: Control, params: SignalParams, _caller: Caller) -> Names:
-    name = params.signal.upper()
-    name = name if name.startswith("SIG") else f"SIG{name}"
-    if name not in signals.Signals.__members__:
-        raise InvalidParams(f'cannot send signal "{params.signal}": it is unknown', key="signal", value=params.signal)
-    given = params.names if params.name is None else [params.name, *params.names]
-    chosen = _Selection(control, SelectionParams(names=given, selector=params.selector))
-    paused = [k.id for k in chosen.supervisors if k.worker.paused_at is not None]
-    if paused and name != "SIGKILL":  # it would wait, or let the program run
-        text = f'cannot signal "{paused[0]}": it is paused; corral resume {paused[0]}'
-        raise Conflict(text, name=paused[0], reason="paused")
-    running = [k for k in chosen.supervisors if k.worker.pid is not None]
-    if not running:
-        words = f"cannot signal {quoted(chosen.names)}: it has no process"
-        raise Conflict(words, name=chosen.names[0])
-    for supervisor in running:
-        supervisor.signal(name, tree=False)
-        control.shared.bus.publish(
-            "agent.signalled",
-            agent=supervisor.spec.name,
-            worker=supervisor.id,
-            incarnation=supervisor.worker.incarnation,
-            signal=name,
-        )
-    return Names(names=[supervisor.id for supervisor in running])

@@ -2,7 +2,9 @@
 
 import asyncio
 
-from corral.supervisor.records.events.bus import Event
+from corral.supervisor.agents.deployment.deployments import Deployments as DeploymentRunner
+from corral.supervisor.records.events.bus import Bus, Event
+from corral.supervisor.tenants.quotas.disk_use import DiskUse
 from corral.worker.contract.names import tenant_of
 from corral.worker.control.deployments import (
     CanaryParams,
@@ -20,52 +22,56 @@ from corral.worker.methods.deployment import (
     DEPLOYMENT_SHOW,
 )
 
-from ..table.caller import made_by
-from ..table.table import Caller, Control, serve
+from ..table.caller import Caller, made_by
+from ..table.handlers import serve
 
 FOLLOWED = ("deployment.state",)
 
 
-@serve(DEPLOYMENT_CREATE)
-async def _create(control: Control, params: DeployParams, caller: Caller) -> Deployment:
-    name = params.agent or params.package.partition("@")[0]
-    control.disk_use.check(tenant_of(name), name, "deploy")
+class DeploymentMethods:
+    """Serves the methods `deployment.*`."""
 
-    def is_ours(event: Event) -> bool:
-        return event.agent == name
+    def __init__(self, deployments: DeploymentRunner, disk_use: DiskUse, bus: Bus) -> None:
+        self._deployments = deployments
+        self._disk_use = disk_use
+        self._bus = bus
 
-    with control.shared.bus.subscribe(FOLLOWED, where=is_ours) as subscription:
+    @serve(DEPLOYMENT_CREATE)
+    async def _create(self, params: DeployParams, caller: Caller) -> Deployment:
+        name = params.agent or params.package.partition("@")[0]
+        self._disk_use.check(tenant_of(name), name, "deploy")
 
-        async def notify() -> None:
-            async for event in subscription:
-                caller.notify("deployment.event", {"event": event.record()})
-                await caller.drain()
+        def is_ours(event: Event) -> bool:
+            return event.agent == name
 
-        sending = asyncio.ensure_future(notify())
-        try:
-            found = await control.deployments.deploy(params, made_by(caller))
-            subscription.close()
-            await sending
-            return found
-        finally:
-            sending.cancel()
+        with self._bus.subscribe(FOLLOWED, where=is_ours) as subscription:
 
+            async def notify() -> None:
+                async for event in subscription:
+                    caller.notify("deployment.event", {"event": event.record()})
+                    await caller.drain()
 
-@serve(DEPLOYMENT_LIST)
-async def _deployments(control: Control, params: DeploymentsParams, _caller: Caller) -> Deployments:
-    return Deployments(deployments=control.deployments.listed(params.name, params.limit))
+            sending = asyncio.ensure_future(notify())
+            try:
+                found = await self._deployments.deploy(params, made_by(caller))
+                subscription.close()
+                await sending
+                return found
+            finally:
+                sending.cancel()
 
+    @serve(DEPLOYMENT_LIST)
+    async def _list(self, params: DeploymentsParams, _caller: Caller) -> Deployments:
+        return Deployments(deployments=self._deployments.listed(params.name, params.limit))
 
-@serve(DEPLOYMENT_SHOW)
-async def _deployment(control: Control, params: DeploymentParams, _caller: Caller) -> Deployment:
-    return control.deployments.of(params.deployment)
+    @serve(DEPLOYMENT_SHOW)
+    async def _show(self, params: DeploymentParams, _caller: Caller) -> Deployment:
+        return self._deployments.of(params.deployment)
 
+    @serve(DEPLOYMENT_PROMOTE)
+    async def _promote(self, params: CanaryParams, _caller: Caller) -> Deployment:
+        return await self._deployments.promote(params.name)
 
-@serve(DEPLOYMENT_PROMOTE)
-async def _promote(control: Control, params: CanaryParams, _caller: Caller) -> Deployment:
-    return await control.deployments.promote(params.name)
-
-
-@serve(DEPLOYMENT_ABORT)
-async def _abort(control: Control, params: CanaryParams, _caller: Caller) -> Deployment:
-    return await control.deployments.abort(params.name)
+    @serve(DEPLOYMENT_ABORT)
+    async def _abort(self, params: CanaryParams, _caller: Caller) -> Deployment:
+        return await self._deployments.abort(params.name)

@@ -10,6 +10,10 @@ from collections.abc import Mapping
 
 import msgspec
 
+from corral.supervisor.agents.membership.agents import Agents
+from corral.supervisor.records.audit.log import Audit
+from corral.supervisor.workers.exec.command import Command
+from corral.supervisor.workers.exec.execs import Execs
 from corral.supervisor.workers.exec.request import ExecRequest, Reader
 from corral.supervisor.workers.supervision.shared import utc_now
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
@@ -18,40 +22,11 @@ from corral.worker.control.params import ExecInputParams, ExecParams, RunCommand
 from corral.worker.control.results import CommandRun, ExecInput, ExecStarted
 from corral.worker.methods.command import AGENT_EXEC, AGENT_EXEC_INPUT, AGENT_RUN_COMMAND
 
-from ..table.services import RunningCommand
-from ..table.table import Caller, Control, serve
+from ..table.caller import Caller
+from ..table.handlers import serve
 
 END = "exec.end"
 """The notification with the end of a command."""
-
-
-@serve(AGENT_EXEC)
-async def _exec(control: Control, params: ExecParams, caller: Caller) -> ExecStarted:
-    supervisor = _chosen(control, params.name)
-    size = (params.rows, params.columns) if params.tty else None
-    wanted = ExecRequest(params.argv, params.environment, params.working_directory, size, params.stdin or params.tty)
-    command = await control.execs.start(supervisor, wanted, caller)
-    caller.follow(_run(control, command, caller))
-    assert command.pid is not None, "it was started"
-    return ExecStarted(exec=command.unit, worker=command.worker, pid=command.pid)
-
-
-@serve(AGENT_EXEC_INPUT)
-async def _exec_input(control: Control, params: ExecInputParams, caller: Caller) -> ExecInput:
-    command = control.execs.of(params.exec, caller)
-    try:
-        data = base64.b64decode(params.data, validate=True)
-    except binascii.Error as error:
-        text = f"cannot write to {params.exec}: data is not base64: {error}"
-        raise InvalidParams(text, key="data") from None
-    signum = None if params.signal is None else _number(params.signal)
-    if params.rows is not None and params.columns is not None:
-        command.resize(params.rows, params.columns)
-    if signum is not None:
-        command.signal(signum)
-    if data or params.end:
-        await command.write(data, end=params.end)
-    return ExecInput(written=len(data))
 
 
 class _Output:
@@ -79,64 +54,98 @@ class _Output:
         return codecs.getincrementaldecoder("utf-8")("replace").decode(kept)
 
 
-@serve(AGENT_RUN_COMMAND)
-async def _run_command(control: Control, params: RunCommandParams, caller: Caller) -> CommandRun:
-    supervisor = _chosen(control, params.name)
-    wanted = ExecRequest(params.argv, params.environment, params.working_directory, None, bool(params.stdin))
-    command = await control.execs.start(supervisor, wanted, caller)
-    output = _Output(params.max_output_bytes)
-    loop = asyncio.get_running_loop()
-    ends = loop.call_later(params.timeout_s, command.end, f"it did not end within {params.timeout_s:g} s")
-    feeds = loop.create_task(_feed(command, params.stdin.encode()))
-    try:
-        await _run_to_end(control, command, output, caller)
-    finally:
-        ends.cancel()
-        feeds.cancel()
-        await asyncio.gather(feeds, return_exceptions=True)
-    printed = {
-        "stdout": output.text("stdout"),
-        "stderr": output.text("stderr"),
-        "stdout_bytes": output.size["stdout"],
-        "stderr_bytes": output.size["stderr"],
-    }
-    return msgspec.convert({**command.record, **printed}, CommandRun)
+class ExecMethods:
+    """Serves the methods that run commands beside workers."""
+
+    def __init__(self, agents: Agents, execs: Execs, audit: Audit) -> None:
+        self._agents = agents
+        self._execs = execs
+        self._audit = audit
+
+    @serve(AGENT_EXEC)
+    async def _exec(self, params: ExecParams, caller: Caller) -> ExecStarted:
+        supervisor = self._chosen(params.name)
+        size = (params.rows, params.columns) if params.tty else None
+        wanted = ExecRequest(
+            params.argv, params.environment, params.working_directory, size, params.stdin or params.tty
+        )
+        command = await self._execs.start(supervisor, wanted, caller)
+        caller.follow(self._run(command, caller))
+        assert command.pid is not None, "it was started"
+        return ExecStarted(exec=command.unit, worker=command.worker, pid=command.pid)
+
+    @serve(AGENT_EXEC_INPUT)
+    async def _exec_input(self, params: ExecInputParams, caller: Caller) -> ExecInput:
+        command = self._execs.of(params.exec, caller)
+        try:
+            data = base64.b64decode(params.data, validate=True)
+        except binascii.Error as error:
+            text = f"cannot write to {params.exec}: data is not base64: {error}"
+            raise InvalidParams(text, key="data") from None
+        signum = None if params.signal is None else _number(params.signal)
+        if params.rows is not None and params.columns is not None:
+            command.resize(params.rows, params.columns)
+        if signum is not None:
+            command.signal(signum)
+        if data or params.end:
+            await command.write(data, end=params.end)
+        return ExecInput(written=len(data))
+
+    @serve(AGENT_RUN_COMMAND)
+    async def _run_command(self, params: RunCommandParams, caller: Caller) -> CommandRun:
+        supervisor = self._chosen(params.name)
+        wanted = ExecRequest(params.argv, params.environment, params.working_directory, None, bool(params.stdin))
+        command = await self._execs.start(supervisor, wanted, caller)
+        output = _Output(params.max_output_bytes)
+        loop = asyncio.get_running_loop()
+        ends = loop.call_later(params.timeout_s, command.end, f"it did not end within {params.timeout_s:g} s")
+        feeds = loop.create_task(_feed(command, params.stdin.encode()))
+        try:
+            await self._run_to_end(command, output, caller)
+        finally:
+            ends.cancel()
+            feeds.cancel()
+            await asyncio.gather(feeds, return_exceptions=True)
+        printed = {
+            "stdout": output.text("stdout"),
+            "stderr": output.text("stderr"),
+            "stdout_bytes": output.size["stdout"],
+            "stderr_bytes": output.size["stderr"],
+        }
+        return msgspec.convert({**command.record, **printed}, CommandRun)
+
+    async def _run(self, command: Command, caller: Caller) -> None:
+        await self._run_to_end(command, caller, caller)
+        caller.notify(END, command.record)
+
+    async def _run_to_end(self, command: Command, reader: Reader, caller: Caller) -> None:
+        """Runs a command until it has ended, and records its end."""
+        try:
+            await command.run(reader)
+        finally:
+            self._execs.forget(command.unit)
+            self._audit.add(
+                {
+                    "action": "agent.exec.end",
+                    "who": dict(caller.who),
+                    "names": [command.worker],
+                    "params": {"exec": command.unit},
+                    "at": utc_now(),
+                    "result": command.outcome,
+                }
+            )
+
+    def _chosen(self, name: str) -> WorkerSupervisor:
+        """Returns the worker of a name: itself, or the first one of an agent that has a process, else the first."""
+        supervisors = self._agents.supervisors(name)
+        running = [each for each in supervisors if each.life is not None and each.life.child]
+        return (running or supervisors)[0]
 
 
-async def _feed(command: RunningCommand, data: bytes) -> None:
+async def _feed(command: Command, data: bytes) -> None:
     if data:
         with contextlib.suppress(Conflict):  # it reads no more, as head(1) does
             await command.write(data, end=True)
-
-
-async def _run(control: Control, command: RunningCommand, caller: Caller) -> None:
-    await _run_to_end(control, command, caller, caller)
-    caller.notify(END, command.record)
-
-
-async def _run_to_end(control: Control, command: RunningCommand, reader: Reader, caller: Caller) -> None:
-    """Runs a command until it has ended, and records its end."""
-    try:
-        await command.run(reader)
-    finally:
-        control.execs.forget(command.unit)
-        control.audit.add(
-            {
-                "action": "agent.exec.end",
-                "who": dict(caller.who),
-                "names": [command.worker],
-                "params": {"exec": command.unit},
-                "at": utc_now(),
-                "result": command.outcome,
-            }
-        )
-
-
-def _chosen(control: Control, name: str) -> WorkerSupervisor:
-    """Returns the worker of a name: itself, or the first one of an agent that has a process, else the first."""
-    supervisors = control.agents.supervisors(name)
-    running = [each for each in supervisors if each.life is not None and each.life.child]
-    return (running or supervisors)[0]
 
 
 def _number(name: str) -> int:

@@ -6,6 +6,7 @@ from corral.supervisor.agents.kept.difference import Difference, differences
 from corral.supervisor.agents.kept.overrides import in_file_form
 from corral.supervisor.agents.kept.record import Cause, Revision
 from corral.supervisor.agents.kept.revision_rows import MAX_REVISIONS
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.records.events.bus import rfc3339
 from corral.worker.contract.errors import Conflict, InvalidParams, NotFound
 from corral.worker.control import revisions as shapes
@@ -21,83 +22,96 @@ from corral.worker.control.revisions import (
 )
 from corral.worker.methods.revision import AGENT_ROLLBACK, REVISION_DIFF, REVISION_LIST, REVISION_SHOW
 
-from ..table.caller import made_by
-from ..table.table import Caller, Control, serve
+from ..table.caller import Caller, made_by
+from ..table.handlers import serve
 from .agent import masked_table
 
 
-@serve(REVISION_LIST)
-async def _list(control: Control, params: RevisionListParams, _caller: Caller) -> shapes.Revisions:
-    found = await control.agents.revisions.list(params.name, params.limit)
-    return shapes.Revisions(revisions=[_shape(each) for each in found])
+class RevisionMethods:
+    """Serves the methods `revision.*` and `agent.rollback`."""
 
+    def __init__(self, agents: Agents) -> None:
+        self._agents = agents
 
-@serve(REVISION_SHOW)
-async def _show(control: Control, params: RevisionShowParams, _caller: Caller) -> RevisionShown:
-    found = await _chosen(control, params.name, params.revision)
-    return RevisionShown(revision=_shape(found), spec=masked_table(found.table))
+    @serve(REVISION_LIST)
+    async def _list(self, params: RevisionListParams, _caller: Caller) -> shapes.Revisions:
+        found = await self._agents.revisions.list(params.name, params.limit)
+        return shapes.Revisions(revisions=[_shape(each) for each in found])
 
+    @serve(REVISION_SHOW)
+    async def _show(self, params: RevisionShowParams, _caller: Caller) -> RevisionShown:
+        found = await self._chosen(params.name, params.revision)
+        return RevisionShown(revision=_shape(found), spec=masked_table(found.table))
 
-@serve(REVISION_DIFF)
-async def _diff(control: Control, params: RevisionDiffParams, _caller: Caller) -> RevisionDiff:
-    after = await _chosen(control, params.name, params.after)
-    if params.before is None:
-        before = await control.agents.revisions.before(params.name, after.number)
-    else:
-        before = await control.agents.revisions.find(params.name, params.before)
-    table: Mapping[str, object] = {} if before is None else before.table
-    return RevisionDiff(
-        name=params.name,
-        before=None if before is None else before.number,
-        after=after.number,
-        changes=_hidden(differences(table, after.table), table, after.table),
-    )
+    @serve(REVISION_DIFF)
+    async def _diff(self, params: RevisionDiffParams, _caller: Caller) -> RevisionDiff:
+        after = await self._chosen(params.name, params.after)
+        if params.before is None:
+            before = await self._agents.revisions.before(params.name, after.number)
+        else:
+            before = await self._agents.revisions.find(params.name, params.before)
+        table: Mapping[str, object] = {} if before is None else before.table
+        return RevisionDiff(
+            name=params.name,
+            before=None if before is None else before.number,
+            after=after.number,
+            changes=_hidden(differences(table, after.table), table, after.table),
+        )
 
+    @serve(AGENT_ROLLBACK)
+    async def _rollback(self, params: RollbackParams, caller: Caller) -> RolledBack:
+        tables, revisions = self._agents.tables, self._agents.revisions
+        tables.etag(params.name)  # refuses a name that is not there
+        chosen = await self._of_rollback(params)
+        kind = tables.kind_of(params.name)
+        if chosen.kind != kind:
+            words = (
+                f'cannot roll back "{params.name}": revision {chosen.number} was of kind {chosen.kind}, it is {kind}'
+            )
+            raise Conflict(words, name=params.name, revision=chosen.number, kind=chosen.kind)
+        cause = Cause("rollback", made_by(caller), params.why, chosen.cause.package, chosen.number)
+        table = in_file_form(chosen) if tables.is_of_file(params.name) else chosen.table
+        changed = await tables.replace(params.name, table, cause, expected=params.expected, dry_run=params.dry_run)
+        number = revisions.head(params.name).last
+        if params.wait and not params.dry_run:
+            await revisions.until_settled({params.name: number}, params.timeout_s)
+        return RolledBack(
+            name=params.name,
+            revision=number if changed and not params.dry_run else None,
+            of=chosen.number,
+            changed=changed,
+            etag=tables.etag(params.name),
+            rolling=revisions.head(params.name).rolling == number,
+        )
 
-@serve(AGENT_ROLLBACK)
-async def _rollback(control: Control, params: RollbackParams, caller: Caller) -> RolledBack:
-    tables, revisions = control.agents.tables, control.agents.revisions
-    tables.etag(params.name)  # refuses a name that is not there
-    chosen = await _of_rollback(control, params)
-    kind = tables.kind_of(params.name)
-    if chosen.kind != kind:
-        words = f'cannot roll back "{params.name}": revision {chosen.number} was of kind {chosen.kind}, it is {kind}'
-        raise Conflict(words, name=params.name, revision=chosen.number, kind=chosen.kind)
-    cause = Cause("rollback", made_by(caller), params.why, chosen.cause.package, chosen.number)
-    table = in_file_form(chosen) if tables.is_of_file(params.name) else chosen.table
-    changed = await tables.replace(params.name, table, cause, expected=params.expected, dry_run=params.dry_run)
-    number = revisions.head(params.name).last
-    if params.wait and not params.dry_run:
-        await revisions.until_settled({params.name: number}, params.timeout_s)
-    return RolledBack(
-        name=params.name,
-        revision=number if changed and not params.dry_run else None,
-        of=chosen.number,
-        changed=changed,
-        etag=tables.etag(params.name),
-        rolling=revisions.head(params.name).rolling == number,
-    )
+    async def _of_rollback(self, params: RollbackParams) -> Revision:
+        """Returns the revision that is to be in force again: by its number, by the version of its package, or the last one before."""
+        revisions, name = self._agents.revisions, params.name
+        if params.version is not None and params.revision is not None:
+            words = f'cannot roll back "{name}": give a revision or a version, not both'
+            raise InvalidParams(words, key="version", value=params.version)
+        if params.revision is not None:
+            return await revisions.find(name, params.revision)
+        if params.version is None:
+            return await revisions.former(name)
+        found = await revisions.list(name, MAX_REVISIONS)
+        good = [each for each in found if each.cause.package and each.state in ("current", "superseded")]
+        versions = [(each.cause.package or "").rpartition("@")[2] for each in good]
+        chosen = next((n for n, each in enumerate(versions) if _is_same(each, params.version)), None)
+        if chosen is None:
+            known = ", ".join(dict.fromkeys(versions)) or "none"
+            words = f'cannot roll back "{name}" to version "{params.version}": it had {known}'
+            raise NotFound(words, name=name, version=params.version, versions=[*dict.fromkeys(versions)])
+        return good[chosen]
 
-
-async def _of_rollback(control: Control, params: RollbackParams) -> Revision:
-    """Returns the revision that is to be in force again: by its number, by the version of its package, or the last one before."""
-    revisions, name = control.agents.revisions, params.name
-    if params.version is not None and params.revision is not None:
-        words = f'cannot roll back "{name}": give a revision or a version, not both'
-        raise InvalidParams(words, key="version", value=params.version)
-    if params.revision is not None:
-        return await revisions.find(name, params.revision)
-    if params.version is None:
-        return await revisions.former(name)
-    found = await revisions.list(name, MAX_REVISIONS)
-    good = [each for each in found if each.cause.package and each.state in ("current", "superseded")]
-    versions = [(each.cause.package or "").rpartition("@")[2] for each in good]
-    chosen = next((n for n, each in enumerate(versions) if _is_same(each, params.version)), None)
-    if chosen is None:
-        known = ", ".join(dict.fromkeys(versions)) or "none"
-        words = f'cannot roll back "{name}" to version "{params.version}": it had {known}'
-        raise NotFound(words, name=name, version=params.version, versions=[*dict.fromkeys(versions)])
-    return good[chosen]
+    async def _chosen(self, name: str, number: int | None) -> Revision:
+        """Returns the revision of a number, or the newest that is, or was last, in force."""
+        revisions = self._agents.revisions
+        if number is None:
+            number = revisions.head(name).current
+        if number is None:
+            return (await revisions.list(name, 1))[0]
+        return await revisions.find(name, number)
 
 
 def _is_same(version: str, asked: str) -> bool:
@@ -108,16 +122,6 @@ def _is_same(version: str, asked: str) -> bool:
         return Version(version) == Version(asked)
     except InvalidVersion:
         return False
-
-
-async def _chosen(control: Control, name: str, number: int | None) -> Revision:
-    """Returns the revision of a number, or the newest that is, or was last, in force."""
-    revisions = control.agents.revisions
-    if number is None:
-        number = revisions.head(name).current
-    if number is None:
-        return (await revisions.list(name, 1))[0]
-    return await revisions.find(name, number)
 
 
 def _hidden(found: list[Difference], before: Mapping[str, object], after: Mapping[str, object]) -> list[KeyChange]:

@@ -1,19 +1,18 @@
 """Lists the layers that keep the processes of a tenant apart, as this machine and this daemon have them."""
 
+from corral.supervisor.tenants.registry.accounts import Accounts
 from corral.supervisor.workers.process import sandbox
+from corral.supervisor.workers.process.containment import Containment
 from corral.worker.control.tenants import Layer
-
-from ..table.table import Control
 
 FILES_ABI = 3
 """Version of Landlock that holds reads and writes."""
 
 
-def layers_of(control: Control, name: str) -> list[Layer]:
+def layers_of(accounts: Accounts, containment: Containment, name: str) -> list[Layer]:
     """Returns the layers between a tenant's processes and others', each with its value or the reason for its lack."""
     abi = sandbox.landlock_abi()
-    standing, why = control.accounts.standing(name), control.accounts.why_shared(name)
-    containment = control.shared.launcher.containment
+    standing, why = accounts.standing(name), accounts.why_shared(name)
     has = f"version {abi} of Landlock" if abi else "this kernel has no Landlock"
     limits = "" if sandbox.scopes_limits() else "no filter of system calls is known for this machine"
     return [

@@ -4,20 +4,25 @@ from corral.worker.control.nodes import Node, NodeParams, Nodes
 from corral.worker.control.params import NoParams
 from corral.worker.methods.node import NODE_DRAIN, NODE_LIST, NODE_RESUME
 
-from ..table.caller import made_by
-from ..table.table import Caller, Control, serve
+from ..table.caller import Caller, made_by
+from ..table.cluster import JoinedCluster
+from ..table.handlers import serve
 
 
-@serve(NODE_LIST)
-async def _list(control: Control, _params: NoParams, _caller: Caller) -> Nodes:
-    return Nodes(nodes=await control.cluster.nodes())
+class NodeMethods:
+    """Serves the methods `node.*`."""
 
+    def __init__(self, joined: JoinedCluster) -> None:
+        self._joined = joined
 
-@serve(NODE_DRAIN)
-async def _drain(control: Control, params: NodeParams, caller: Caller) -> Node:
-    return await control.cluster.drain(params.name, made_by(caller))
+    @serve(NODE_LIST)
+    async def _list(self, _params: NoParams, _caller: Caller) -> Nodes:
+        return Nodes(nodes=await self._joined.cluster.nodes())
 
+    @serve(NODE_DRAIN)
+    async def _drain(self, params: NodeParams, caller: Caller) -> Node:
+        return await self._joined.cluster.drain(params.name, made_by(caller))
 
-@serve(NODE_RESUME)
-async def _resume(control: Control, params: NodeParams, _caller: Caller) -> Node:
-    return await control.cluster.resume(params.name)
+    @serve(NODE_RESUME)
+    async def _resume(self, params: NodeParams, _caller: Caller) -> Node:
+        return await self._joined.cluster.resume(params.name)

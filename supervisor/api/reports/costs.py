@@ -107,6 +107,10 @@ class CostSums:
         """Writes the sums so far: a reader that comes after finds them, and none is written later."""
         await self._gathered.settle()
 
+    async def forget(self, _tenant: str) -> None:
+        """Writes the sums so far, before those of a tenant are erased: none of them is written later."""
+        await self.settle()
+
     async def listed(self, params: CostParams, knows: Callable[[str], bool] | None) -> Costs:
         """Returns the sums that are asked for, the most expensive first, or in order of time; of agents that pass `knows`."""
         await self.settle()

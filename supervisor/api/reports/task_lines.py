@@ -11,12 +11,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 
-from corral.supervisor.records.events.bus import Event
+from corral.supervisor.records.events.bus import Bus, Event
 from corral.supervisor.records.events.history import EventFilter, EventHistory
 from corral.supervisor.records.logs.file_format import LogFilter, Record, rfc3339_seconds
 from corral.supervisor.records.logs.merging import LogPosition
-from corral.supervisor.records.logs.store import Follower
-from corral.supervisor.workers.supervision.shared import Shared
+from corral.supervisor.records.logs.store import Follower, LogStore
 from corral.supervisor.workers.supervision.task_moments import Moments, TaskMoments
 from corral.worker.contract.records import ENDED, Task
 
@@ -102,32 +101,41 @@ class TaskLog:
             self._spans.append((str(worker), at[:-1], None))
 
 
-async def lines_of_task(
-    shared: Shared, task: Task, wanted: LogFilter, n: int | None, position: LogPosition | None, *, follow: bool
-) -> AsyncGenerator[list[Record]]:
-    """Yields the lines of a task that are wanted, in batches; with `follow` until it has ended."""
-    log = TaskLog(task.id, shared.task_moments)
-    # The end is noted the moment it is published; nothing is queued.
-    with shared.bus.subscribe(TYPES[-1:], where=log.note_end):
-        await log.load(shared.event_history, shared.bus.newest, task)
-        created_s = _seconds(task.created_at)
-        wanted = replace(
-            wanted,
-            names=log.workers | {task.agent},
-            since=created_s if wanted.since is None else max(wanted.since, created_s),
-            task=log,
-        )
-        if follow and not log.has_ended:
-            follower = Follower(wanted)
-            log.on_end(follower.end)
-            batches = shared.logs.follow(wanted, n, follower, position)
-        else:
-            if wanted.until is None and task.finished_at is not None:
-                wanted = replace(wanted, until=_seconds(task.finished_at) + LATE_S)
-            batches = shared.logs.history(wanted, n, position)
-        async with aclosing(batches):
-            async for batch in batches:
-                yield batch
+class TaskLines:
+    """Reads the lines of tasks."""
+
+    def __init__(self, bus: Bus, history: EventHistory, logs: LogStore, moments: TaskMoments) -> None:
+        self._bus = bus
+        self._history = history
+        self._logs = logs
+        self._moments = moments
+
+    async def of_task(
+        self, task: Task, wanted: LogFilter, n: int | None, position: LogPosition | None, *, follow: bool
+    ) -> AsyncGenerator[list[Record]]:
+        """Yields the lines of a task that are wanted, in batches; with `follow` until it has ended."""
+        log = TaskLog(task.id, self._moments)
+        # The end is noted the moment it is published; nothing is queued.
+        with self._bus.subscribe(TYPES[-1:], where=log.note_end):
+            await log.load(self._history, self._bus.newest, task)
+            created_s = _seconds(task.created_at)
+            wanted = replace(
+                wanted,
+                names=log.workers | {task.agent},
+                since=created_s if wanted.since is None else max(wanted.since, created_s),
+                task=log,
+            )
+            if follow and not log.has_ended:
+                follower = Follower(wanted)
+                log.on_end(follower.end)
+                batches = self._logs.follow(wanted, n, follower, position)
+            else:
+                if wanted.until is None and task.finished_at is not None:
+                    wanted = replace(wanted, until=_seconds(task.finished_at) + LATE_S)
+                batches = self._logs.history(wanted, n, position)
+            async with aclosing(batches):
+                async for batch in batches:
+                    yield batch
 
 
 def _ignore() -> None:

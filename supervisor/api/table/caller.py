@@ -3,13 +3,13 @@
 import secrets
 from collections.abc import Awaitable, Mapping, Sequence
 from pwd import getpwuid
-from typing import Literal, Protocol
+from typing import Protocol
 
 from corral.supervisor.records.audit.log import refusal_key
 from corral.supervisor.tenants.registry.tenants import Tenants
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
-from corral.worker.contract.errors import NotFound, PermissionDenied
-from corral.worker.control.access import Rights, permits
+from corral.worker.contract.errors import NotFound
+from corral.worker.control.access import Rights
 from corral.worker.control.params import AttachParams
 
 
@@ -46,14 +46,6 @@ class Caller(Protocol):
     def log_in(self, digest: bytes | None, tenant: str) -> None:
         """Restricts the connection to what the token of a digest permits, None for no token, and to a tenant, "" for none."""
         ...
-
-
-def check_rights(kind: Literal["method", "tool"], name: str, needs: Rights, caller: Caller) -> None:
-    """Refuses a method or a tool to a caller without the right that it needs."""
-    if not permits(caller.permission, needs):
-        raise PermissionDenied(
-            f'cannot call "{name}": {caller.name} may only {caller.permission}', **{kind: name, "needs": needs}
-        )
 
 
 def turn_key(caller: Caller) -> str:

@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from corral.mcp.pool.pool import Pool
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.agent import Agent
-from corral.supervisor.tasks.run.backlog import Backlog
+from corral.supervisor.tasks.group import TasksGroup
 from corral.supervisor.tasks.run.budgets import tenant_key
-from corral.supervisor.tasks.run.tasks import Tasks
-from corral.supervisor.tasks.worker_api.call_rate import CallRates
 from corral.supervisor.tenants.quotas.spending import DAY_S, MINUTE_S
 from corral.supervisor.tenants.quotas.task_limits import TaskLimits
 from corral.supervisor.tenants.registry.tenants import Tenants
@@ -25,9 +23,7 @@ class Quotas:
     def __init__(
         self,
         agents: Agents,
-        tasks: Tasks,
-        backlog: Backlog,
-        rates: CallRates,
+        tasks: TasksGroup,
         pool: Pool,
         tenants: Tenants,
         limits: TaskLimits,
@@ -37,9 +33,10 @@ class Quotas:
         self._tenants = tenants
         self._limits = limits
         self._agents = agents
-        self._tasks = tasks
-        self._backlog = backlog
-        self._rates = rates
+        self._tasks = tasks.tasks
+        self._budgets = tasks.budgets
+        self._backlog = tasks.backlog
+        self._rates = tasks.call_rates
         self._pool = pool
 
     def shown(self, names: Sequence[str] | None, now: float) -> list[Quota]:
@@ -96,8 +93,8 @@ class Quotas:
         tenant = self._tenants.find(name)
         if tenant is None:
             return
-        tokens, cents = self._tasks.budgets.used(tenant_key(name))
-        held, refused = self._tasks.budgets.held, self._limits.refusals.counts
+        tokens, cents = self._budgets.used(tenant_key(name))
+        held, refused = self._budgets.held, self._limits.refusals.counts
         used: dict[str, tuple[float, float | None]] = {
             "max_agents": (self._agents.registry.counted(name), None),
             **{key: (amount, None) for key, amount in self._measured(name).items()},
@@ -119,8 +116,8 @@ class Quotas:
 
     def _of_agent(self, agent: Agent, now: float) -> Iterator[Quota]:
         spec, name = agent.spec, agent.name
-        tokens, cents = self._tasks.budgets.used(name)
-        held = self._tasks.budgets.held
+        tokens, cents = self._budgets.used(name)
+        held = self._budgets.held
         yield Quota(
             name=name,
             key="tasks.max_queue_size",

@@ -4,33 +4,33 @@ A caller that is bound to a tenant may say short names: they become full ones he
 handler sees them. A name, a task, a checkpoint or a schedule that is out of scope is answered exactly as one that is not there. It knows no single method.
 """
 
+import contextlib
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from corral.supervisor.agents.deployment.deployments import Deployments
 from corral.supervisor.agents.packages.store import no_package
 from corral.supervisor.agents.running.registry import Registry
 from corral.supervisor.config.spec.allowed import Kind, check_table
 from corral.supervisor.config.spec.labels import chosen, is_glob
 from corral.supervisor.config.spec.spec import kind_of_group
-from corral.supervisor.tasks.run.tasks import Tasks
-from corral.supervisor.tasks.worker_api.approvals import Approvals
-from corral.supervisor.tasks.workflows.schedules import Schedules
+from corral.supervisor.records.logs.store import LogStore
 from corral.supervisor.tenants.tokens.scope import as_glob, bound, is_in_scope, kept, without_names
-from corral.supervisor.workers.supervision.shared import Shared
 from corral.worker.contract import codec
 from corral.worker.contract.errors import CorralError, NotFound, PermissionDenied
 from corral.worker.contract.names import qualified, tenant_of
 from corral.worker.contract.records import TaskParams
 from corral.worker.control.access import Rights
 from corral.worker.control.params import AttachParams
+from corral.worker.methods.method import AnyMethod
 from corral.worker.methods.rules import Rule
 
 from .caller import Caller
+from .handlers import Handler
+from .inventory import Inventory
 from .naming import with_tenant
 
 
@@ -39,34 +39,72 @@ def tasks_in_scope(listed: Mapping[str, object], caller: Caller) -> Mapping[str,
     return listed if caller.agents is None else kept(listed, "tasks", "agent", caller.agents)
 
 
-class Scope:
-    """Restricts the calls of one caller."""
+class Scope(Protocol):
+    """Restricts one call to what its caller may know."""
+
+    async def restricted(self, asked: Struct) -> Struct:
+        """Returns the params, about what is in scope alone; raises CorralError."""
+        ...
+
+    async def serve(self, handler: Handler, asked: Struct, caller: Caller) -> object:
+        """Returns the handler's answer, without what is out of scope."""
+        ...
+
+
+class WholeScope:
+    """Represents the scope of a caller that may know all."""
+
+    async def restricted(self, asked: Struct) -> Struct:
+        """Returns the params as they are."""
+        return asked
+
+    async def serve(self, handler: Handler, asked: Struct, caller: Caller) -> object:
+        """Returns the handler's answer as it is."""
+        return await handler(asked, caller)
+
+
+class AgentScope:
+    """Restricts one call to the agents, and the tenant, of its caller; `folder` is that of the tenant."""
 
     def __init__(
         self,
+        method: AnyMethod,
         globs: Sequence[str],
         tenant: str,
+        folder: str,
         registry: Registry,
-        tasks: Tasks,
-        shared: Shared,
-        schedules: Schedules,
-        approvals: Approvals,
-        deployments: Deployments,
-        folder: str = "",
+        logs: LogStore,
+        inventory: Inventory,
     ) -> None:
+        self._method = method.name
         self._globs = globs
         self._tenant = tenant
         self._is_whole = bool(tenant) and globs == bound(None, tenant)
-        self._registry = registry
-        self._tasks = tasks
-        self._shared = shared
-        self._schedules = schedules
-        self._approvals = approvals
-        self._deployments = deployments
+        # Of a caller bound to a tenant whose token names agents, the narrower rule counts.
+        self._rule = (
+            method.access.tenant
+            if tenant and (self._is_whole or method.access.scope is not None)
+            else method.access.scope
+        )
         self._folder = folder
+        self._registry = registry
+        self._logs = logs
+        self._inventory = inventory
 
-    async def restricted(self, method: str, rule: Rule | None, asked: Struct) -> Struct:
+    async def serve(self, handler: Handler, asked: Struct, caller: Caller) -> object:
+        """Returns the handler's answer; neither that, nor an error or a notification has what is out of scope."""
+        rule = self._rule
+        if rule is not None and rule.sends:
+            caller = ScopedCaller(caller, self._globs, rule)
+        try:
+            return self._without_others(rule, await handler(asked, caller))
+        except CorralError as error:
+            error.data = without_names(error.data, self._globs)
+            raise error from None
+
+    async def restricted(self, asked: Struct) -> Struct:
         """Returns the params of a call, about agents in scope alone."""
+        method, rule = self._method, self._rule
         if rule is None:
             raise self._not_restricted(method)
         if rule.target == "tenant":
@@ -78,42 +116,47 @@ class Scope:
         if getattr(asked, "cascade", False) and not self._is_whole:
             raise self._refused(method, "cascade may reach other agents")
         given: Any = asked  # Any: the shape of the params follows from the target of the rule
-        if rule.target == "names":
-            if getattr(given, "task", None) is not None:  # which says the names by itself
-                await self.check_task(given.task)
-                return asked
-            return self._named(rule, given)
-        if rule.target == "name":
-            self._check(given.name)
-        elif rule.target == "agent":
-            self._check_agents(method, rule, given)
-        elif rule.target == "task":
-            await self._check_tasks(method, given)
-        elif rule.target == "new task":
-            await self._check_new(method, given)
-        elif rule.target == "new schedule":
-            self._check_own("schedule", given.name or f"{self._tenant}/")
-            await self._check_new(method, given.task)
-        elif rule.target == "schedule":
-            self._check_schedule(given.name)
-        elif rule.target == "checkpoint":
-            await self._check_checkpoints(given)
-        elif rule.target == "own":
-            self._check_own(rule.noun, given.name)
-        elif rule.target == "new agent":
-            return self._checked_additions(given)
-        elif rule.target == "new group":
-            self._check_groups(rule.noun, given)
-        elif rule.target == "table":
-            self._check(given.name)
-            self._check_change(given)
-        elif rule.target == "deployment":
-            self._check_deployment(given.deployment)
-        elif rule.target == "approval":
-            await self._check_approval(given.approval)
+        match rule.target:
+            case "names":
+                if getattr(given, "task", None) is not None:  # which says the names by itself
+                    await self._check_task(given.task)
+                    return asked
+                return self._named(rule, given)
+            case "new agent":
+                return self._checked_additions(given)
+            case "name":
+                self._check(given.name)
+            case "agent":
+                self._check_agents(method, rule, given)
+            case "task":
+                await self._check_tasks(method, given)
+            case "new task":
+                await self._check_new(method, given)
+            case "new schedule":
+                self._check_own("schedule", given.name or f"{self._tenant}/")
+                await self._check_new(method, given.task)
+            case "schedule":
+                self._check_schedule(given.name)
+            case "checkpoint":
+                await self._check_checkpoints(given)
+            case "own":
+                self._check_own(rule.noun, given.name)
+            case "new group":
+                self._check_groups(rule.noun, given)
+            case "table":
+                self._check(given.name)
+                self._check_change(given)
+            case "deployment":
+                number = given.deployment
+                await self._check_owner("deployment", number, self._inventory.agent_of_deployment(number))
+            case "approval":
+                number = given.approval
+                await self._check_owner("approval", number, self._inventory.agent_of_approval(number))
+            case _:  # others were looked at before, or have nothing of an agent
+                pass
         return asked
 
-    def result(self, rule: Rule | None, found: object) -> object:
+    def _without_others(self, rule: Rule | None, found: object) -> object:
         """Returns a result without entries that are out of scope."""
         if rule is None or not (rule.lists or rule.tenants):
             return found
@@ -125,11 +168,6 @@ class Scope:
         for key, path in rule.lists:
             value = kept(value, key, path, self._globs)
         return value
-
-    def error(self, error: CorralError) -> CorralError:
-        """Returns an error without names that are out of scope."""
-        error.data = without_names(error.data, self._globs)
-        return error
 
     # -- names
 
@@ -164,7 +202,7 @@ class Scope:
         if rule.groups:
             found |= {name: group.labels for name, group in registry.groups.items()}
         if rule.logs:
-            found |= {name: {} for name in self._shared.logs.names() if name not in found}
+            found |= {name: {} for name in self._logs.names() if name not in found}
         return {name: labels for name, labels in found.items() if self._is_known(name)}
 
     def _workers(self) -> dict[str, list[str]]:
@@ -245,16 +283,18 @@ class Scope:
         elif getattr(given, "dead", False):
             raise self._refused(method, "it needs the name of an agent")
         for each in ids:
-            await self.check_task(each)
+            await self._check_task(each)
 
-    async def check_task(self, task_id: str) -> None:
-        """Refuses a task whose agent is out of scope."""
-        try:
-            task = await self._tasks.show(task_id)
-        except NotFound:
-            task = None
-        if task is None or not is_in_scope(task.agent, self._globs):
-            raise NotFound(f'cannot find task "{task_id}"', task=task_id) from None
+    async def _check_task(self, task: str) -> None:
+        await self._check_owner("task", task, self._inventory.agent_of_task(task))
+
+    async def _check_owner(self, noun: str, key: str | int, finding: Awaitable[str]) -> None:
+        """Refuses what belongs to an agent out of scope, as if it were not there."""
+        with contextlib.suppress(NotFound):
+            if is_in_scope(await finding, self._globs):
+                return
+        shown = f'"{key}"' if isinstance(key, str) else key
+        raise NotFound(f"cannot find {noun} {shown}", **{noun: key})
 
     async def _check_new(self, method: str, task: TaskParams) -> None:
         if task.agent is not None:
@@ -262,11 +302,11 @@ class Scope:
         elif not self._is_whole:
             raise self._refused(method, "it needs the name of an agent")
         for each in task.after:
-            await self.check_task(each)
+            await self._check_task(each)
 
     def _check_schedule(self, name: str) -> None:
         try:
-            found = self._schedules.show(name)
+            found = self._inventory.schedule(name)
         except NotFound:
             found = None
         agent = "" if found is None else found.task.agent or ""
@@ -280,12 +320,7 @@ class Scope:
         number = getattr(given, "checkpoint", None)
         numbers = [*([] if number is None else [number]), *getattr(given, "checkpoints", [])]
         for each in numbers:
-            try:
-                record, _ = await self._shared.checkpoints.find(each)
-            except NotFound:
-                record = None
-            if record is None or not is_in_scope(record.agent, self._globs):
-                raise NotFound(f"cannot find checkpoint {each}", checkpoint=each)
+            await self._check_owner("checkpoint", each, self._inventory.agent_of_checkpoint(each))
 
     def _own_package(self, given: Any) -> Struct:  # Any: see `restricted`
         """Returns params with the full name of a package, and those of its agent."""
@@ -295,22 +330,6 @@ class Scope:
         if getattr(given, "agent", None) is not None:
             self._check_own("agent", given.agent)
         return replace(given, package=reference)  # type: ignore[no-any-return]  # a Struct
-
-    def _check_deployment(self, number: int) -> None:
-        try:
-            agent = self._deployments.of(number).agent
-        except NotFound:
-            agent = None
-        if agent is None or not is_in_scope(agent, self._globs):
-            raise NotFound(f"cannot find deployment {number}", deployment=number)
-
-    async def _check_approval(self, number: int) -> None:
-        try:
-            agent = (await self._approvals.show(number)).agent
-        except NotFound:
-            agent = None
-        if agent is None or not is_in_scope(agent, self._globs):
-            raise NotFound(f"cannot find approval {number}", approval=number)
 
     def _not_restricted(self, method: str) -> PermissionDenied:
         if self._is_whole:

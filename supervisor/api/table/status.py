@@ -4,13 +4,14 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from corral import __version__
 from corral.mcp.pool.pool import Pool
+from corral.supervisor.agents.demand.activation import SocketActivation
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.agent import Agent, has_range, is_at_risk
 from corral.supervisor.config.spec.spec import Config, Group, Spec
@@ -46,7 +47,7 @@ from corral.worker.contract.records import (
 )
 
 from ..metrics.statistics import Statistics
-from .services import Activation, Cluster, Services
+from .cluster import JoinedCluster
 from .tenant_view import own_daemon
 
 LAST_WORDS = 5
@@ -55,9 +56,44 @@ LAST_WORDS = 5
 RISK = "several processes of a server that keeps its state in each of them: a call may not find what another has left"
 
 
+@dataclass(slots=True)
+class WebPlace:
+    """Says where HTTP is served."""
+
+    address: str | None = None
+    note: str = ""
+    """The address in words, with its protection; empty without HTTP."""
+
+    def open(self, address: str, note: str) -> None:
+        """Takes note of the address, once it is open."""
+        self.address, self.note = address, note
+
+
+class Services(Protocol):
+    """Serves single agents, teams and workflows over HTTP."""
+
+    @property
+    def degraded(self) -> list[str]:
+        """Returns the names of those that cannot listen at their address."""
+        ...
+
+    @property
+    def token_file(self) -> str:
+        """Returns the path of the file with the token of the daemon's user."""
+        ...
+
+    def status(self, name: str) -> ServiceStatus | None:
+        """Returns the service of an agent, team or workflow; None where it has none."""
+        ...
+
+    async def expose(self, name: str, address: str | None, auth: Literal["token", "none"]) -> ServiceStatus | None:
+        """Serves an agent, team or workflow at an address from now on; with None not at all."""
+        ...
+
+
 @dataclass(frozen=True)
 class DaemonFacts:
-    """Holds the facts about the daemon itself: its socket, its files, its log."""
+    """Holds what is to be told of the daemon itself: its files and sockets, its log, and what may be degraded."""
 
     started: float
     socket: str
@@ -66,14 +102,12 @@ class DaemonFacts:
     read_config: Callable[[], Config]
     daemon_log: DaemonLog
     forwarding: Forwarding
-    http: Callable[[], str | None]
-    """Returns the address at which HTTP is served."""
-    http_note: Callable[[], str]
-    """Returns the same in words, with its protection; empty without HTTP."""
+    audit: Audit
+    web: WebPlace
     services: Services
     """Those of agents, teams and workflows over HTTP."""
-    activation: Activation
-    cluster: Cluster | None = None
+    activation: SocketActivation
+    joined: JoinedCluster
 
 
 class StatusReport:
@@ -86,7 +120,6 @@ class StatusReport:
         tasks: Tasks,
         pool: Pool,
         limits: LimitEnforcer,
-        audit: Audit,
         statistics: Statistics,
         daemon: DaemonFacts,
     ) -> None:
@@ -95,7 +128,6 @@ class StatusReport:
         self._tasks = tasks
         self._pool = pool
         self.limits = limits
-        self._audit = audit
         self._statistics = statistics
         self._daemon = daemon
         self._services = daemon.services
@@ -158,13 +190,12 @@ class StatusReport:
         forwarding, daemon_log = self._daemon.forwarding, self._daemon.daemon_log
         if forwarding.is_degraded:
             degraded.append("journal")
-        if self._audit.is_behind:
+        if self._daemon.audit.is_behind:
             degraded.append("audit")
         if agents.emergency_stop is not None:
             degraded.append("emergency-stop")
         degraded += [f"service of {name}" for name in self._services.degraded]
-        if self._daemon.cluster is not None:
-            degraded += self._daemon.cluster.degraded
+        degraded += self._daemon.joined.cluster.degraded
         degraded += [f"listen of {name}" for name in self._daemon.activation.degraded]
         return Status(
             daemon=DaemonStatus(
@@ -183,7 +214,7 @@ class StatusReport:
                 log_lost=daemon_log.lost,
                 journal=forwarding.is_wanted,
                 journal_lost=forwarding.lost_lines,
-                http=self._daemon.http(),
+                http=self._daemon.web.address,
             ),
             agents=[],
             mcp_servers=[],

@@ -7,19 +7,24 @@ from datetime import datetime
 
 import msgspec
 
-from corral.supervisor.records.events.bus import Event
-from corral.supervisor.records.events.history import EventFilter
+from corral.supervisor.records.events.bus import Bus, Event
+from corral.supervisor.records.events.history import EventFilter, EventHistory
 from corral.supervisor.records.logs.file_format import LogFilter
 from corral.supervisor.records.logs.merging import LogPosition
+from corral.supervisor.records.logs.store import LogStore
+from corral.supervisor.tasks.run.tasks import Tasks
+from corral.supervisor.tasks.worker_api.tool_calls import ToolCalls
 from corral.supervisor.tenants.tokens.scope import knows
 from corral.worker.contract.log_pieces import PieceJoiner
 from corral.worker.contract.records import ENDED, Task
 from corral.worker.control.reports import CostParams, Costs, TaskLog, TaskLogEntry, TaskLogParams
 from corral.worker.methods.report import COST_LIST, TASK_LOG
 
-from ..reports.task_lines import LATE_S, lines_of_task
+from ..reports.costs import CostSums
+from ..reports.task_lines import LATE_S, TaskLines
 from ..reports.timeline import Timeline
-from ..table.table import Caller, Control, serve
+from ..table.caller import Caller
+from ..table.handlers import serve
 from .task import children_of
 
 STORED = ("task.started", "task.progress", "task.retried")
@@ -41,87 +46,104 @@ LAST_LINES_S = 5.0
 """Seconds that the last lines may take after the end of the task."""
 
 
-@serve(COST_LIST)
-async def _costs(control: Control, params: CostParams, caller: Caller) -> Costs:
-    return await control.costs.listed(params, knows(caller.agents))
+class ReportMethods:
+    """Serves the methods that say what tasks did, and what they cost."""
 
+    def __init__(
+        self,
+        tasks: Tasks,
+        costs: CostSums,
+        tool_calls: ToolCalls,
+        lines: TaskLines,
+        bus: Bus,
+        history: EventHistory,
+        logs: LogStore,
+    ) -> None:
+        self._tasks = tasks
+        self._costs = costs
+        self._tool_calls = tool_calls
+        self._lines = lines
+        self._bus = bus
+        self._history = history
+        self._logs = logs
 
-@serve(TASK_LOG)
-async def _task_log(control: Control, params: TaskLogParams, caller: Caller) -> TaskLog:
-    shared = control.shared
-    if not params.follow:
-        task = await control.tasks.show(params.task)
-        entries, _ = await _past(control, task, params.lines)
-        return TaskLog(task=task.id, state=task.state, entries=entries)
-    children: set[str] = set()
+    @serve(COST_LIST)
+    async def _cost_list(self, params: CostParams, caller: Caller) -> Costs:
+        return await self._costs.listed(params, knows(caller.agents))
 
-    def is_of_task(event: Event) -> bool:
-        fields = event.fields
-        of = fields.get("task")
-        if event.type == "task.queued" and fields.get("parent") == params.task:
-            if len(children) < MOST_CHILDREN:
-                children.add(str(of))
-            return True
-        return of == params.task or of in children
+    @serve(TASK_LOG)
+    async def _task_log(self, params: TaskLogParams, caller: Caller) -> TaskLog:
+        if not params.follow:
+            task = await self._tasks.show(params.task)
+            entries, _ = await self._past(task, params.lines)
+            return TaskLog(task=task.id, state=task.state, entries=entries)
+        children: set[str] = set()
 
-    with shared.bus.subscribe(FOLLOWED, where=is_of_task) as subscription:
-        task = await control.tasks.show(params.task)
-        newest = shared.bus.newest
-        children |= {*task.children[:MOST_CHILDREN]}
-        entries, position = await _past(control, task, params.lines)
-        _send(caller, entries)
-        await caller.drain()
-        if task.state in ENDED:
-            return TaskLog(task=task.id, state=task.state, entries=[])
-        timeline = Timeline(task)
+        def is_of_task(event: Event) -> bool:
+            fields = event.fields
+            of = fields.get("task")
+            if event.type == "task.queued" and fields.get("parent") == params.task:
+                if len(children) < MOST_CHILDREN:
+                    children.add(str(of))
+                return True
+            return of == params.task or of in children
 
-        async def send_events() -> None:
-            async for event in subscription:
-                if event.seq > newest:
-                    entry = timeline.of_live_event(event.record())
-                    _send(caller, [] if entry is None else [entry])
-                    await caller.drain()
+        with self._bus.subscribe(FOLLOWED, where=is_of_task) as subscription:
+            task = await self._tasks.show(params.task)
+            newest = self._bus.newest
+            children |= {*task.children[:MOST_CHILDREN]}
+            entries, position = await self._past(task, params.lines)
+            _send(caller, entries)
+            await caller.drain()
+            if task.state in ENDED:
+                return TaskLog(task=task.id, state=task.state, entries=[])
+            timeline = Timeline(task)
 
-        async def send_lines() -> None:
-            place = LogPosition.parse(position.text())  # as a reader that comes back with it
-            batches = lines_of_task(shared, task, LogFilter(), None, place, follow=True)
-            joiner = PieceJoiner()
-            async with contextlib.aclosing(batches):
-                async for batch in batches:
-                    _send(caller, [timeline.of_line(line) for line in joiner.join(batch)])
-                    await caller.drain()
-            _send(caller, [timeline.of_line(line) for line in joiner.flush()])
+            async def send_events() -> None:
+                async for event in subscription:
+                    if event.seq > newest:
+                        entry = timeline.of_live_event(event.record())
+                        _send(caller, [] if entry is None else [entry])
+                        await caller.drain()
 
-        async with asyncio.TaskGroup() as group:
-            group.create_task(send_events())
-            lines = group.create_task(send_lines())
-            ended = await control.tasks.wait(params.task)
-            await asyncio.wait([lines], timeout=LAST_LINES_S)
-            lines.cancel()
-            subscription.close()
-        _send(caller, [timeline.end(ended)])
-    return TaskLog(task=ended.id, state=ended.state, entries=[])
+            async def send_lines() -> None:
+                place = LogPosition.parse(position.text())  # as a reader that comes back with it
+                batches = self._lines.of_task(task, LogFilter(), None, place, follow=True)
+                joiner = PieceJoiner()
+                async with contextlib.aclosing(batches):
+                    async for batch in batches:
+                        _send(caller, [timeline.of_line(line) for line in joiner.join(batch)])
+                        await caller.drain()
+                _send(caller, [timeline.of_line(line) for line in joiner.flush()])
 
+            async with asyncio.TaskGroup() as group:
+                group.create_task(send_events())
+                lines = group.create_task(send_lines())
+                ended = await self._tasks.wait(params.task)
+                await asyncio.wait([lines], timeout=LAST_LINES_S)
+                lines.cancel()
+                subscription.close()
+            _send(caller, [timeline.end(ended)])
+        return TaskLog(task=ended.id, state=ended.state, entries=[])
 
-async def _past(control: Control, task: Task, count: int) -> tuple[list[TaskLogEntry], LogPosition]:
-    """Returns the entries so far, with the last `count` log lines, and the place in the log behind them."""
-    shared = control.shared
-    history, newest = shared.event_history, shared.bus.newest
-    wanted = EventFilter(STORED, task=task.id, since_s=datetime.fromisoformat(task.created_at).timestamp() - LATE_S)
-    start = await history.begin(wanted, newest=newest, since=None, n=None, until=newest)
-    events: list[Mapping[str, object]] = []
-    async for page in history.history(start, newest, wanted, reports_expired=False):
-        events += page.records[: MOST_EVENTS - len(events)]
-    calls = await control.tool_calls.history.of(task.id)
-    children = await children_of(control, task, MOST_CHILDREN)
-    position, joiner = LogPosition(), PieceJoiner()
-    lines: list[dict[str, object]] = []
-    batches = lines_of_task(shared, task, LogFilter(), count, position, follow=False)
-    async with shared.logs.answering, contextlib.aclosing(batches):
-        async for batch in batches:
-            lines += joiner.join(batch)
-    lines += joiner.flush()
-    return Timeline(task).history(events, calls, children, lines), position
+    async def _past(self, task: Task, count: int) -> tuple[list[TaskLogEntry], LogPosition]:
+        """Returns the entries so far, with the last `count` log lines, and the place in the log behind them."""
+        history, newest = self._history, self._bus.newest
+        wanted = EventFilter(STORED, task=task.id, since_s=datetime.fromisoformat(task.created_at).timestamp() - LATE_S)
+        start = await history.begin(wanted, newest=newest, since=None, n=None, until=newest)
+        events: list[Mapping[str, object]] = []
+        async for page in history.history(start, newest, wanted, reports_expired=False):
+            events += page.records[: MOST_EVENTS - len(events)]
+        calls = await self._tool_calls.history.of(task.id)
+        children = await children_of(self._tasks, task, MOST_CHILDREN)
+        position, joiner = LogPosition(), PieceJoiner()
+        lines: list[dict[str, object]] = []
+        batches = self._lines.of_task(task, LogFilter(), count, position, follow=False)
+        async with self._logs.answering, contextlib.aclosing(batches):
+            async for batch in batches:
+                lines += joiner.join(batch)
+        lines += joiner.flush()
+        return Timeline(task).history(events, calls, children, lines), position
 
 
 def _send(caller: Caller, entries: Sequence[TaskLogEntry]) -> None:

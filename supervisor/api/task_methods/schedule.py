@@ -4,7 +4,9 @@ from msgspec.structs import asdict, replace
 
 from corral.supervisor.agents.kept.record import Cause
 from corral.supervisor.agents.membership.additions import Addition
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.config.spec.job import commands_of, job_task
+from corral.supervisor.tasks.workflows.schedules import Schedules as ScheduleTable
 from corral.worker.contract.names import qualified
 from corral.worker.contract.records import ScheduleRecord, Task
 from corral.worker.control.params import NoParams, ScheduleCommandParams, ScheduleNameParams, ScheduleParams
@@ -20,79 +22,79 @@ from corral.worker.methods.schedule import (
     SCHEDULE_SHOW,
 )
 
-from ..table.caller import generated_name, made_by
-from ..table.table import Caller, Control, serve
+from ..table.caller import Caller, generated_name, made_by
+from ..table.handlers import serve
 
 
-@serve(SCHEDULE_ADD)
-async def _add(control: Control, params: ScheduleParams, caller: Caller) -> ScheduleRecord:
-    if caller.tenant and params.name is None:
-        name = qualified(generated_name("schedule"), caller.tenant)
-        params = replace(params, name=name)
-    return await control.schedules.add(params)
+class ScheduleMethods:
+    """Serves the methods `schedule.*`."""
 
+    def __init__(self, schedules: ScheduleTable, agents: Agents) -> None:
+        self._schedules = schedules
+        self._agents = agents
 
-@serve(SCHEDULE_ADD_COMMAND)
-async def _add_command(control: Control, params: ScheduleCommandParams, caller: Caller) -> ScheduleRecord:
-    name, command = params.name, list(params.command)
-    table = commands_of({name: {**params.spec, "command": command}})[name]
-    asked = ScheduleParams(
-        task=job_task(name, command),
-        name=name,
-        every_s=params.every_s,
-        cron=params.cron,
-        timezone=params.timezone,
-        catch_up=params.catch_up,
-        overlap=params.overlap,
-        start_at=params.start_at,
-        at=params.at,
-    )
-    control.schedules.check_free(name)
-    membership = control.agents.membership
-    addition = Addition(name, "agent", table, params.directory or "/")
-    cause = Cause("add", made_by(caller))
-    await membership.add([addition], start=False, wait=False, cause=cause)
-    try:
-        return await control.schedules.add(asked, command=command)
-    except BaseException:
-        await membership.remove([name])
-        raise
+    @serve(SCHEDULE_ADD)
+    async def _add(self, params: ScheduleParams, caller: Caller) -> ScheduleRecord:
+        if caller.tenant and params.name is None:
+            name = qualified(generated_name("schedule"), caller.tenant)
+            params = replace(params, name=name)
+        return await self._schedules.add(params)
 
+    @serve(SCHEDULE_ADD_COMMAND)
+    async def _add_command(self, params: ScheduleCommandParams, caller: Caller) -> ScheduleRecord:
+        name, command = params.name, list(params.command)
+        table = commands_of({name: {**params.spec, "command": command}})[name]
+        asked = ScheduleParams(
+            task=job_task(name, command),
+            name=name,
+            every_s=params.every_s,
+            cron=params.cron,
+            timezone=params.timezone,
+            catch_up=params.catch_up,
+            overlap=params.overlap,
+            start_at=params.start_at,
+            at=params.at,
+        )
+        self._schedules.check_free(name)
+        membership = self._agents.membership
+        addition = Addition(name, "agent", table, params.directory or "/")
+        cause = Cause("add", made_by(caller))
+        await membership.add([addition], start=False, wait=False, cause=cause)
+        try:
+            return await self._schedules.add(asked, command=command)
+        except BaseException:
+            await membership.remove([name])
+            raise
 
-@serve(SCHEDULE_RM)
-async def _remove(control: Control, params: ScheduleNameParams, _caller: Caller) -> Removed:
-    removed = await control.schedules.remove(params.name)
-    agent = control.agents.agents.get(params.name)
-    if removed.command is not None and agent is not None and agent.added:
-        await control.agents.membership.remove([params.name])
-    return Removed(removed=[params.name])
+    @serve(SCHEDULE_RM)
+    async def _rm(self, params: ScheduleNameParams, _caller: Caller) -> Removed:
+        removed = await self._schedules.remove(params.name)
+        agent = self._agents.agents.get(params.name)
+        if removed.command is not None and agent is not None and agent.added:
+            await self._agents.membership.remove([params.name])
+        return Removed(removed=[params.name])
 
+    @serve(SCHEDULE_LIST)
+    async def _list(self, _params: NoParams, _caller: Caller) -> Schedules:
+        return Schedules(schedules=self._schedules.list())
 
-@serve(SCHEDULE_LIST)
-async def _list(control: Control, _params: NoParams, _caller: Caller) -> Schedules:
-    return Schedules(schedules=control.schedules.list())
+    @serve(SCHEDULE_SHOW)
+    async def _show(self, params: ScheduleNameParams, _caller: Caller) -> ScheduleShown:
+        record = self._schedules.show(params.name)
+        return ScheduleShown(
+            **asdict(record),
+            upcoming=list(self._schedules.upcoming(params.name)),
+            recent=list(await self._schedules.recent(params.name)),
+        )
 
+    @serve(SCHEDULE_PAUSE)
+    async def _pause(self, params: ScheduleNameParams, _caller: Caller) -> ScheduleRecord:
+        return await self._schedules.pause(params.name)
 
-@serve(SCHEDULE_SHOW)
-async def _show(control: Control, params: ScheduleNameParams, _caller: Caller) -> ScheduleShown:
-    record = control.schedules.show(params.name)
-    return ScheduleShown(
-        **asdict(record),
-        upcoming=list(control.schedules.upcoming(params.name)),
-        recent=list(await control.schedules.recent(params.name)),
-    )
+    @serve(SCHEDULE_RESUME)
+    async def _resume(self, params: ScheduleNameParams, _caller: Caller) -> ScheduleRecord:
+        return await self._schedules.resume(params.name)
 
-
-@serve(SCHEDULE_PAUSE)
-async def _pause(control: Control, params: ScheduleNameParams, _caller: Caller) -> ScheduleRecord:
-    return await control.schedules.pause(params.name)
-
-
-@serve(SCHEDULE_RESUME)
-async def _resume(control: Control, params: ScheduleNameParams, _caller: Caller) -> ScheduleRecord:
-    return await control.schedules.resume(params.name)
-
-
-@serve(SCHEDULE_RUN)
-async def _run_schedule(control: Control, params: ScheduleNameParams, _caller: Caller) -> Task:
-    return await control.schedules.run_now(params.name)
+    @serve(SCHEDULE_RUN)
+    async def _run(self, params: ScheduleNameParams, _caller: Caller) -> Task:
+        return await self._schedules.run_now(params.name)

@@ -7,9 +7,11 @@ from itertools import islice
 import msgspec
 from msgspec.structs import replace
 
-from corral.supervisor.records.events.bus import Event
+from corral.supervisor.records.events.bus import Bus, Event
 from corral.supervisor.tasks.run.backlog import Origin
 from corral.supervisor.tasks.run.sender import PartSender
+from corral.supervisor.tasks.run.tasks import Tasks
+from corral.supervisor.tasks.worker_api.tool_calls import ToolCalls
 from corral.supervisor.tenants.tokens.scope import knows
 from corral.worker.contract.errors import Conflict, CorralError, Corrupted, InvalidParams, NotFound, Timeout
 from corral.worker.contract.names import tenant_of
@@ -46,8 +48,9 @@ from corral.worker.methods.task import (
     TASK_WAIT,
 )
 
+from ..table.caller import Caller
+from ..table.handlers import serve
 from ..table.results import error_record
-from ..table.table import Caller, Control, serve
 
 FOLLOWED = ("task.queued", "task.started", "task.progress", "task.retried", "task.ended")
 """Event types of a task, and of those below it, that `task.follow` sends."""
@@ -71,8 +74,8 @@ class ProgressSender:
     Of a task that has ended by then only the end is sent, together with the answer.
     """
 
-    def __init__(self, control: Control, caller: Caller) -> None:
-        self._loop = control.loop
+    def __init__(self, caller: Caller) -> None:
+        self._loop = asyncio.get_running_loop()
         self._caller = caller
         self._timer: asyncio.TimerHandle | None = None
         self._latest: Task | None = None
@@ -111,93 +114,203 @@ class ProgressSender:
             self._timer = None
 
 
-@serve(TASK_RUN)
-async def _run(control: Control, params: TaskRunParams, caller: Caller) -> Task:
-    task = await control.tasks.submit(params, Origin(tenant=caller.tenant))
-    return await _ended(control, task.id, caller, params.stream)
+class TaskMethods:
+    """Serves the methods `task.*`."""
 
+    def __init__(self, tasks: Tasks, tool_calls: ToolCalls, bus: Bus) -> None:
+        self._tasks = tasks
+        self._tool_calls = tool_calls
+        self._bus = bus
 
-@serve(TASK_SUBMIT)
-async def _submit(control: Control, params: TaskParams, caller: Caller) -> Task:
-    return await control.tasks.submit(params, Origin(tenant=caller.tenant))
+    @serve(TASK_RUN)
+    async def _run(self, params: TaskRunParams, caller: Caller) -> Task:
+        task = await self._tasks.submit(params, Origin(tenant=caller.tenant))
+        return await self._ended(task.id, caller, params.stream)
 
+    @serve(TASK_SUBMIT)
+    async def _submit(self, params: TaskParams, caller: Caller) -> Task:
+        return await self._tasks.submit(params, Origin(tenant=caller.tenant))
 
-@serve(TASK_WAIT)
-async def _wait(control: Control, params: TaskWaitParams, caller: Caller) -> Task:
-    try:
-        async with asyncio.timeout(params.timeout_s):
-            return await _ended(control, params.task, caller, params.stream)
-    except TimeoutError:
-        raise _late(params) from None
+    @serve(TASK_WAIT)
+    async def _wait(self, params: TaskWaitParams, caller: Caller) -> Task:
+        try:
+            async with asyncio.timeout(params.timeout_s):
+                return await self._ended(params.task, caller, params.stream)
+        except TimeoutError:
+            raise _late(params) from None
 
+    async def _ended(self, task_id: str, caller: Caller, stream: bool) -> Task:
+        """Returns the record of a task when it has ended; meanwhile sends its progress, and what it streams, to the caller."""
+        listener = ProgressSender(caller)
+        buffer = self._tasks.parts(task_id) if stream else None
+        sender = None if buffer is None else PartSender(buffer, caller)
+        try:
+            task = await self._tasks.wait(task_id, listener=listener)
+            if sender is not None:
+                await sender.finish()
+            return task
+        finally:
+            listener.close()
+            if sender is not None:
+                await sender.close()
 
-async def _ended(control: Control, task_id: str, caller: Caller, stream: bool) -> Task:
-    """Returns the record of a task when it has ended; meanwhile sends its progress, and what it streams, to the caller."""
-    listener = ProgressSender(control, caller)
-    buffer = control.tasks.parts(task_id) if stream else None
-    sender = None if buffer is None else PartSender(buffer, caller)
-    try:
-        task = await control.tasks.wait(task_id, listener=listener)
-        if sender is not None:
-            await sender.finish()
+    @serve(TASK_FOLLOW)
+    async def _follow(self, params: TaskFollowParams, caller: Caller) -> Task:
+        followed = {params.task}
+
+        def is_below(event: Event) -> bool:
+            task, parent = event.fields.get("task"), event.fields.get("parent")
+            if parent in followed and isinstance(task, str) and len(followed) < MOST_FOLLOWED:
+                followed.add(task)
+            return task in followed
+
+        with self._bus.subscribe(FOLLOWED, where=is_below) as subscription:
+            await self._send_standing(await self._tasks.show(params.task), followed, caller)
+
+            async def notify() -> None:
+                async for event in subscription:
+                    caller.notify("task.event", {"event": event.record()})
+                    await caller.drain()
+
+            sending = asyncio.ensure_future(notify())
+            try:
+                async with asyncio.timeout(params.timeout_s):
+                    ended = await self._tasks.wait(params.task)
+                    subscription.close()
+                    await sending  # events before the end are sent before the end
+            except TimeoutError:
+                raise _late(params) from None
+            finally:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+        return ended
+
+    async def _send_standing(self, root: Task, followed: set[str], caller: Caller) -> None:
+        """Sends the states of a task and of those below it that have not ended, and adds them to `followed`."""
+        level = [root]
+        while level:
+            below: list[Task] = []
+            for task in level:
+                caller.notify("task.event", {"event": _standing(task)})
+                for child in await children_of(self._tasks, task, MOST_FOLLOWED - len(followed)):
+                    if child.state not in ENDED and child.id not in followed:
+                        followed.add(child.id)
+                        below.append(child)
+            await caller.drain()
+            level = below
+
+    @serve(TASK_SHOW)
+    async def _show(self, params: TaskShowParams, _caller: Caller) -> Task:
+        task = await self._tasks.show(params.task)
+        if params.calls:
+            task = replace(task, calls=await self._tool_calls.history.of(task.id))
         return task
-    finally:
-        listener.close()
-        if sender is not None:
-            await sender.close()
+
+    @serve(TASK_TREE)
+    async def _tree(self, params: TaskTreeParams, _caller: Caller) -> TaskNode:
+        top = await self._tasks.show(params.task)
+        root = TaskNode(task=_in_short(top), children=[], more=0)
+        level = [(root, top)]
+        left, depth = params.limit - 1, 0
+        while level:
+            below: list[tuple[TaskNode, Task]] = []
+            for node, task in level:
+                found = await children_of(self._tasks, task, max(left, 0) + 1)
+                shown = found[: max(left, 0)] if depth < params.depth else []
+                nodes = [TaskNode(task=_in_short(each), children=[], more=0) for each in shown]
+                node.children, node.more = nodes, len(found) - len(shown)
+                left -= len(shown)
+                below += zip(nodes, shown, strict=True)
+            level, depth = below, depth + 1
+        return root
+
+    @serve(TASK_LIST)
+    async def _list(self, params: TaskListParams, caller: Caller) -> TaskPage:
+        page = await self._tasks.list(params, knows(caller.agents))
+        return TaskPage(tasks=page.tasks, more=page.more, skipped=page.skipped)
+
+    @serve(TASK_CANCEL)
+    async def _cancel(self, params: TaskIdParams, _caller: Caller) -> Task:
+        return await self._tasks.cancel(params.task)
+
+    @serve(TASK_RETRY)
+    async def _retry(self, params: TasksParams, _caller: Caller) -> TasksRetried:
+        ids, more = await self._named(params)
+        queued: list[Retried] = []
+        failed: list[RetryFailed] = []
+        for task_id in ids:
+            try:
+                task = await self._retried(task_id)
+                queued.append(Retried(task=task_id, by=task.id))
+            except CorralError as error:
+                failed.append(RetryFailed(task=task_id, error=error_record(error)))
+        return TasksRetried(retried=queued, failed=failed, more=more)
+
+    @serve(TASK_DISCARD)
+    async def _discard(self, params: TasksParams, _caller: Caller) -> TasksDiscarded:
+        ids, more = await self._named(params)
+        if not params.dead:
+            for task_id in ids:
+                await self._tasks.show(task_id)
+        return TasksDiscarded(discarded=await self._tasks.records.discard(ids), more=more)
+
+    async def _named(self, params: TasksParams) -> tuple[list[str], str | None]:
+        """Returns the ids that the params select, and the id after which there are more dead letters."""
+        named = [*([params.task] if params.task is not None else []), *params.tasks]
+        if bool(named) == params.dead:
+            raise InvalidParams("cannot select tasks: give tasks or dead", key="tasks")
+        if not params.dead:
+            return list(dict.fromkeys(named)), None
+        return await self._tasks.records.dead_letters(params)
+
+    async def _retried(self, task_id: str) -> Task:
+        """Submits a new task in place of an ended one."""
+        old = await self._tasks.show(task_id)
+        if old.state not in ENDED or old.state == "succeeded":
+            words = f'cannot retry task "{task_id}": it is {old.state}'
+            raise Conflict(words, task=task_id, state=old.state)
+        if old.retried_by is not None:
+            words = f'cannot retry task "{task_id}": it was retried as task "{old.retried_by}"'
+            raise Conflict(words, task=task_id, retried_by=old.retried_by)
+        params = TaskParams(
+            objective=old.objective,
+            agent=old.agent,
+            input=old.input,
+            context=old.context,
+            priority=old.priority,
+            boundaries=old.boundaries,
+            required_capabilities=old.required_capabilities,
+            output_format=old.output_format,
+            idempotency_key=f"retry:{task_id}",  # two retries at once make one task
+            sticky_key=old.sticky_key,
+            session=old.session,
+            durable=old.durable,
+            retry=old.retry,
+            when_down=old.when_down,
+            queue_timeout_s=old.queue_timeout_s,
+        )
+        origin = Origin(schedule=old.schedule, retry_of=task_id, tenant=tenant_of(old.agent))
+        return await self._tasks.submit(params, origin)
+
+
+async def children_of(tasks: Tasks, task: Task, limit: int) -> list[Task]:
+    """Returns the tasks that a task delegated, in that order, without those that have expired or cannot be read."""
+    stored = {each.id: each for each in await tasks.records.children(task.id, limit)}
+    found: list[Task] = []
+    for child_id in islice(dict.fromkeys([*task.children, *stored]), limit):
+        child = tasks.find(child_id) or stored.get(child_id)
+        if child is None:
+            with contextlib.suppress(NotFound, Corrupted):
+                child = await tasks.show(child_id)
+        if child is not None:
+            found.append(child)
+    return found
 
 
 def _late(params: TaskWaitParams | TaskFollowParams) -> Timeout:
     return Timeout(
         f'cannot wait longer than {params.timeout_s:g} s for task "{params.task}": it goes on', task=params.task
     )
-
-
-@serve(TASK_FOLLOW)
-async def _follow(control: Control, params: TaskFollowParams, caller: Caller) -> Task:
-    followed = {params.task}
-
-    def is_below(event: Event) -> bool:
-        task, parent = event.fields.get("task"), event.fields.get("parent")
-        if parent in followed and isinstance(task, str) and len(followed) < MOST_FOLLOWED:
-            followed.add(task)
-        return task in followed
-
-    with control.shared.bus.subscribe(FOLLOWED, where=is_below) as subscription:
-        await _send_standing(control, await control.tasks.show(params.task), followed, caller)
-
-        async def notify() -> None:
-            async for event in subscription:
-                caller.notify("task.event", {"event": event.record()})
-                await caller.drain()
-
-        sending = asyncio.ensure_future(notify())
-        try:
-            async with asyncio.timeout(params.timeout_s):
-                ended = await control.tasks.wait(params.task)
-                subscription.close()
-                await sending  # events before the end are sent before the end
-        except TimeoutError:
-            raise _late(params) from None
-        finally:
-            sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
-    return ended
-
-
-async def _send_standing(control: Control, root: Task, followed: set[str], caller: Caller) -> None:
-    """Sends the states of a task and of those below it that have not ended, and adds them to `followed`."""
-    level = [root]
-    while level:
-        below: list[Task] = []
-        for task in level:
-            caller.notify("task.event", {"event": _standing(task)})
-            for child in await children_of(control, task, MOST_FOLLOWED - len(followed)):
-                if child.state not in ENDED and child.id not in followed:
-                    followed.add(child.id)
-                    below.append(child)
-        await caller.drain()
-        level = below
 
 
 def _standing(task: Task) -> dict[str, object]:
@@ -216,33 +329,6 @@ def _standing(task: Task) -> dict[str, object]:
     }
 
 
-@serve(TASK_SHOW)
-async def _show_task(control: Control, params: TaskShowParams, _caller: Caller) -> Task:
-    task = await control.tasks.show(params.task)
-    if params.calls:
-        task = replace(task, calls=await control.tool_calls.history.of(task.id))
-    return task
-
-
-@serve(TASK_TREE)
-async def _tree(control: Control, params: TaskTreeParams, _caller: Caller) -> TaskNode:
-    top = await control.tasks.show(params.task)
-    root = TaskNode(task=_in_short(top), children=[], more=0)
-    level = [(root, top)]
-    left, depth = params.limit - 1, 0
-    while level:
-        below: list[tuple[TaskNode, Task]] = []
-        for node, task in level:
-            found = await children_of(control, task, max(left, 0) + 1)
-            shown = found[: max(left, 0)] if depth < params.depth else []
-            nodes = [TaskNode(task=_in_short(each), children=[], more=0) for each in shown]
-            node.children, node.more = nodes, len(found) - len(shown)
-            left -= len(shown)
-            below += zip(nodes, shown, strict=True)
-        level, depth = below, depth + 1
-    return root
-
-
 def _in_short(task: Task) -> TaskInShort:
     """Returns a record without the fields that may be long."""
     short = replace(
@@ -253,91 +339,3 @@ def _in_short(task: Task) -> TaskInShort:
 
 def _error_in_short(error: Error) -> Error:
     return Error(error.code, error.name, error.message[:SHORT_CHARS])
-
-
-async def children_of(control: Control, task: Task, limit: int) -> list[Task]:
-    """Returns the tasks that a task delegated, in that order, without those that have expired or cannot be read."""
-    stored = {each.id: each for each in await control.tasks.records.children(task.id, limit)}
-    found: list[Task] = []
-    for child_id in islice(dict.fromkeys([*task.children, *stored]), limit):
-        child = control.tasks.find(child_id) or stored.get(child_id)
-        if child is None:
-            with contextlib.suppress(NotFound, Corrupted):
-                child = await control.tasks.show(child_id)
-        if child is not None:
-            found.append(child)
-    return found
-
-
-@serve(TASK_LIST)
-async def _list_tasks(control: Control, params: TaskListParams, caller: Caller) -> TaskPage:
-    page = await control.tasks.list(params, knows(caller.agents))
-    return TaskPage(tasks=page.tasks, more=page.more, skipped=page.skipped)
-
-
-@serve(TASK_CANCEL)
-async def _cancel(control: Control, params: TaskIdParams, _caller: Caller) -> Task:
-    return await control.tasks.cancel(params.task)
-
-
-@serve(TASK_RETRY)
-async def _retry(control: Control, params: TasksParams, _caller: Caller) -> TasksRetried:
-    ids, more = await _named(control, params)
-    queued: list[Retried] = []
-    failed: list[RetryFailed] = []
-    for task_id in ids:
-        try:
-            task = await _retried(control, task_id)
-            queued.append(Retried(task=task_id, by=task.id))
-        except CorralError as error:
-            failed.append(RetryFailed(task=task_id, error=error_record(error)))
-    return TasksRetried(retried=queued, failed=failed, more=more)
-
-
-@serve(TASK_DISCARD)
-async def _discard(control: Control, params: TasksParams, _caller: Caller) -> TasksDiscarded:
-    ids, more = await _named(control, params)
-    if not params.dead:
-        for task_id in ids:
-            await control.tasks.show(task_id)
-    return TasksDiscarded(discarded=await control.tasks.records.discard(ids), more=more)
-
-
-async def _named(control: Control, params: TasksParams) -> tuple[list[str], str | None]:
-    """Returns the ids that the params select, and the id after which there are more dead letters."""
-    named = [*([params.task] if params.task is not None else []), *params.tasks]
-    if bool(named) == params.dead:
-        raise InvalidParams("cannot select tasks: give tasks or dead", key="tasks")
-    if not params.dead:
-        return list(dict.fromkeys(named)), None
-    return await control.tasks.records.dead_letters(params)
-
-
-async def _retried(control: Control, task_id: str) -> Task:
-    """Submits a new task in place of an ended one."""
-    old = await control.tasks.show(task_id)
-    if old.state not in ENDED or old.state == "succeeded":
-        words = f'cannot retry task "{task_id}": it is {old.state}'
-        raise Conflict(words, task=task_id, state=old.state)
-    if old.retried_by is not None:
-        words = f'cannot retry task "{task_id}": it was retried as task "{old.retried_by}"'
-        raise Conflict(words, task=task_id, retried_by=old.retried_by)
-    params = TaskParams(
-        objective=old.objective,
-        agent=old.agent,
-        input=old.input,
-        context=old.context,
-        priority=old.priority,
-        boundaries=old.boundaries,
-        required_capabilities=old.required_capabilities,
-        output_format=old.output_format,
-        idempotency_key=f"retry:{task_id}",  # two retries at once make one task
-        sticky_key=old.sticky_key,
-        session=old.session,
-        durable=old.durable,
-        retry=old.retry,
-        when_down=old.when_down,
-        queue_timeout_s=old.queue_timeout_s,
-    )
-    origin = Origin(schedule=old.schedule, retry_of=task_id, tenant=tenant_of(old.agent))
-    return await control.tasks.submit(params, origin)

@@ -11,12 +11,13 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Coroutine, Mapping
-from typing import Protocol
 
 import msgspec
 from msgspec import Struct
 
 from corral.supervisor.api.table.caller import Caller
+from corral.supervisor.api.table.inventory import Inventory
+from corral.supervisor.api.table.table import Control
 from corral.worker.contract.errors import (
     CorralError,
     InternalError,
@@ -95,45 +96,26 @@ class Question(Struct, frozen=True, kw_only=True):
     """Whether the task must not have ended there."""
 
 
-class Table(Protocol):
-    """Represents the method table of this daemon."""
-
-    async def answer_here(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
-        """Returns the result of a method, whatever other nodes have."""
-        ...
-
-    async def has(self, names: list[str], task: str) -> bool:
-        """Returns whether this daemon has all of these names, or this task."""
-        ...
-
-    def has_schedule(self, name: str) -> bool:
-        """Returns whether this daemon has a schedule of this name."""
-        ...
-
-    def runs(self, task: str) -> bool:
-        """Returns whether a task waits for a worker here, or runs on one."""
-        ...
-
-
 class Forwarding:
     """Passes calls on, and serves those of others."""
 
     def __init__(self, node: str, incarnation: str = "") -> None:
         self._node = node
         self._incarnation = incarnation
-        self._table: Table | None = None
+        self._control: Control | None = None
+        self._inventory: Inventory | None = None
         self._serving: set[asyncio.Task[None]] = set()
 
-    def bind(self, table: Table) -> None:
-        """Connects the method table."""
-        self._table = table
+    def answer_with(self, control: Control, inventory: Inventory) -> None:
+        """Lets the method table of this daemon answer, and says where is what this daemon has."""
+        self._control, self._inventory = control, inventory
 
     # -- calls of this node
 
     async def answer_here(self, method: str, params: Mapping[str, object], caller: Caller) -> object:
         """Returns the answer of this daemon to a call."""
-        assert self._table is not None, "it is bound before the node joins"
-        return await self._table.answer_here(method, params, caller)
+        assert self._control is not None, "it is there before the node joins"
+        return await self._control.answer_here(method, params, caller)
 
     async def find(self, engine: Engine, question: Question) -> str:
         """Returns a node that has what is asked for, "" where none says so in time."""
@@ -289,20 +271,19 @@ class Forwarding:
         task.add_done_callback(self._serving.discard)
 
     async def _answer_one_where(self, message: Message) -> None:
-        assert self._table is not None, "it is bound before the node joins"
+        assert self._inventory is not None, "it is there before the node joins"
         with contextlib.suppress(CorralError, msgspec.MsgspecError):
             question = msgspec.json.decode(message.payload, type=Question)
             if question.running:
-                has_it = self._table.runs(question.task)
+                has_it = self._inventory.runs(question.task)
             elif question.schedule:
-                has_it = self._table.has_schedule(question.schedule)
+                has_it = self._inventory.has_schedule(question.schedule)
             else:
-                has_it = await self._table.has(question.names, question.task)
+                has_it = await self._inventory.has(question.names, question.task)
             if has_it:
                 await message.answer(self._node.encode())
 
     async def _serve_one(self, engine: Engine, message: Message) -> None:
-        assert self._table is not None, "it is bound before the node joins"
         try:
             call = msgspec.json.decode(message.payload, type=Call)
         except msgspec.MsgspecError as error:
@@ -335,9 +316,9 @@ class Forwarding:
             await caller.close()
 
     async def _answered(self, call: Call, caller: RemoteCaller) -> Reply:
-        assert self._table is not None, "it is bound before the node joins"
+        assert self._control is not None, "it is there before the node joins"
         try:
-            found = await self._table.answer_here(call.method, call.params, caller)
+            found = await self._control.answer_here(call.method, call.params, caller)
             return Reply(result=msgspec.Raw(msgspec.json.encode(found)))
         except CorralError as error:
             return Reply(error=_record(error))

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from corral import __version__
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.api.table.caller import Caller
-from corral.supervisor.api.table.services import FoundEngine
+from corral.supervisor.api.table.cluster import FoundEngine
 from corral.supervisor.config.declared.cluster import ClusterSettings
 from corral.supervisor.records.memory.sessions import Memory
 from corral.supervisor.tasks.group import TasksGroup

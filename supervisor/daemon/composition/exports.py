@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from corral import __version__
-from corral.supervisor.api.table.table import Control
+from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.config.spec.spec import Telemetry
+from corral.supervisor.faces.prometheus.snapshot import Figures
 from corral.supervisor.records.events.bus import Bus
 from corral.supervisor.records.logs.file_format import Record
 from corral.supervisor.records.logs.store import LogStore
@@ -61,7 +62,7 @@ class Exports:
         stack.push_async_callback(export.close)
         await export.placed()
 
-    async def figures(self, control: Control) -> None:
+    async def figures(self, figures: Figures, in_force: InForce) -> None:
         """Sends the figures of `/metrics` until it is cancelled, if that is wanted."""
         if self._origin is None or not self._settings.metrics:
             return
@@ -74,7 +75,7 @@ class Exports:
         async def send(metrics: "Callable[[], Iterable[Metric]]", started_ns: int, now_ns: int) -> bool:
             return await in_thread(lambda: exporter.send(metrics(), started_ns, now_ns))
 
-        await push(control, send, self._report_of("metrics"), self._settings.metrics_interval)
+        await push(figures, in_force, send, self._report_of("metrics"), self._settings.metrics_interval)
 
     def _report_of(self, signal: str) -> Report:
         """Returns what takes the state of a signal, as often as it likes: the first drop of any and the end of all are told."""

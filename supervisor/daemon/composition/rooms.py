@@ -44,7 +44,6 @@ from corral.supervisor.records.telemetry.tracing import Tracing
 from corral.supervisor.tasks.group import TasksGroup, make_tasks
 from corral.supervisor.tasks.run.backlog import Backlog
 from corral.supervisor.tasks.run.record_writer import TaskObserver
-from corral.supervisor.tasks.worker_api.call_rate import CallRates
 from corral.supervisor.tasks.worker_api.pubsub import WorkerPubsub
 from corral.supervisor.tasks.worker_api.requests import WorkerApi
 from corral.supervisor.tasks.workflows.successes import Successes
@@ -148,7 +147,7 @@ class Rooms:
         self.collector = Collector(self.statistics, self.limits, self.agents, self.tasks, shared.store, paths.state_dir)
         self.metrics = MetricsView(self.collector, self.statistics, self.agents)
         self.stores = self._make_stores()
-        self.quotas = self._make_quotas(backlog, tasks.call_rates)
+        self.quotas = self._make_quotas()
         WorkerApi(
             self.workers.requests,
             self.tasks,
@@ -186,11 +185,9 @@ class Rooms:
         """Looks at the budgets again, after the agents, which follow the configuration after its listeners."""
         asyncio.get_running_loop().call_soon(self.tasks.budgets.look_again)
 
-    def _make_quotas(self, backlog: Backlog, call_rates: CallRates) -> Quotas:
+    def _make_quotas(self) -> Quotas:
         rooms = self.tenant_rooms
-        return Quotas(
-            self.agents, self.tasks, backlog, call_rates, self.pool, rooms.tenants, rooms.task_limits, rooms.measured
-        )
+        return Quotas(self.agents, self.tasks_group, self.pool, rooms.tenants, rooms.task_limits, rooms.measured)
 
     def _make_stores(self) -> Stores:
         return Stores(

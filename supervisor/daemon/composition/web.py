@@ -3,6 +3,7 @@
 aiohttp is imported with this module, and this module only where `[daemon] http` is set.
 """
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -14,12 +15,14 @@ from weakref import WeakSet
 
 from corral import __version__
 from corral.mcp.protocol.caller import Caller
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.agent import Agent
 from corral.supervisor.api.table.caller import narrowed
-from corral.supervisor.api.table.table import Control, Permission
+from corral.supervisor.api.table.table import Control
 from corral.supervisor.config.decoding.values import HttpAuth
 from corral.supervisor.config.spec.spec import Config, Daemon
 from corral.supervisor.faces.a2a.face import A2aFace
+from corral.supervisor.faces.a2a.push import Pushes
 from corral.supervisor.faces.dashboard.face import BrowserSessions, DashboardFace, PageFace
 from corral.supervisor.faces.dashboard.sessions import Sessions
 from corral.supervisor.faces.http.admission import address_of, is_loopback
@@ -31,9 +34,10 @@ from corral.supervisor.faces.http.token_file import MIN_TOKEN, read_token
 from corral.supervisor.faces.http_api.calls import ApiFace
 from corral.supervisor.faces.http_api.documents import DocsFace, OpenApiFace
 from corral.supervisor.faces.http_api.runtime_routes import RuntimeFace
+from corral.supervisor.faces.mcp.client_tools import ClientTools, ToolSources
 from corral.supervisor.faces.mcp.mcp_face import McpFace
 from corral.supervisor.faces.mcp.mcp_request import ViewQuery
-from corral.supervisor.faces.mcp.view import Client, ClientTools
+from corral.supervisor.faces.mcp.offer import Client
 from corral.supervisor.faces.prometheus.face import MetricsFace
 from corral.supervisor.faces.services.listener import Listener as ServiceListener
 from corral.supervisor.faces.services.services import Listen
@@ -44,9 +48,14 @@ from corral.supervisor.tenants.tokens.tokens import Tokens, digest_of
 from corral.supervisor.workers.lifecycle.state_machine import UP
 from corral.supervisor.workers.supervision.shared import utc_now
 from corral.worker.contract.errors import CorralError, InvalidParams, PermissionDenied
+from corral.worker.control.access import Rights
 from corral.worker.control.params import AttachParams
 
-MCP_PERMISSION: Permission = "operate"
+from .faces import figures_of, tool_sources
+from .method_table import ApiGroup
+from .rooms import Rooms
+
+MCP_PERMISSION: Rights = "operate"
 """The most that an MCP client may do, also with a token of an administrator: a model calls its tools."""
 
 MAX_DOWN = 200
@@ -55,23 +64,19 @@ MAX_DOWN = 200
 logger = logging.getLogger(__name__)
 
 
-async def open_web(
-    control: Control, daemon: Daemon, state_dir: Path, is_stopping: Callable[[], bool]
-) -> tuple[HttpServer, str, str]:
-    """Serves HTTP at the address of `[daemon] http`; returns the server, the address as it became (HOST:PORT), and a line about it."""
+async def open_web(rooms: Rooms, api: ApiGroup, is_stopping: Callable[[], bool]) -> HttpServer:
+    """Serves HTTP at the address of `[daemon] http`, and notes in `api.web` where that is."""
+    daemon, tokens = rooms.config.daemon, rooms.tokens
     assert daemon.http is not None, "HTTP is wanted"
     tls = read_tls(daemon.http_tls_cert, daemon.http_tls_key)
     is_protected = tls is not None or daemon.http_behind_proxy
     host, port = address_of(daemon.http, is_protected=is_protected)
-    _fix_tokens(control.tokens, daemon, state_dir)
-    browsers = BrowserSessions(Sessions(), _client_by(control.tokens), control.loop.time)
+    _fix_tokens(tokens, daemon, rooms.paths.state_dir)
+    browsers = BrowserSessions(Sessions(), _client_by(tokens), asyncio.get_running_loop().time)
     server = HttpServer(
-        [*_faces(control, is_stopping), *_dashboard(control.tokens, browsers)],
+        [*_faces(rooms, api, is_stopping), *_dashboard(tokens, browsers)],
         Access(
-            _authenticate_by(control.tokens),
-            _bind_by(control.tenants),
-            browsers.client,
-            partial(_note_wrong_token, control.audit),
+            _authenticate_by(tokens), _bind_by(rooms.tenants), browsers.client, partial(_note_wrong_token, rooms.audit)
         ),
         names=daemon.http_hosts,
         is_behind_proxy=daemon.http_behind_proxy,
@@ -79,7 +84,7 @@ async def open_web(
     )
     address = await server.open(host, port)
     if tls is not None:
-        control.agents.in_force.subscribe(lambda _: _renew_tls(server, daemon))
+        rooms.in_force.subscribe(lambda _: _renew_tls(server, daemon))
     scheme = "http" if tls is None else "https"
     logger.info("serving HTTP", extra={"fields": {"address": f"{scheme}://{address}"}})
     if tls is not None:
@@ -88,7 +93,8 @@ async def open_web(
         reach = "without TLS, for this machine alone"
     else:
         reach = "without TLS, for a proxy"
-    return server, address, f"{scheme}://{address}: tokens, {reach}"
+    api.web.open(address, f"{scheme}://{address}: tokens, {reach}")
+    return server
 
 
 def _fix_tokens(tokens: Tokens, daemon: Daemon, state_dir: Path) -> None:
@@ -107,18 +113,19 @@ def _fix_tokens(tokens: Tokens, daemon: Daemon, state_dir: Path) -> None:
         tokens.fix("OS_SECURITY_KEY", key, "admin")
 
 
-def service_opener(control: Control, daemon: Daemon, state_dir: Path) -> Listen:
+def service_opener(rooms: Rooms, control: Control) -> Listen:
     """Returns what opens the service of one agent, team or workflow, by the rules of `[daemon] http`."""
-    _fix_tokens(control.tokens, daemon, state_dir)
+    daemon = rooms.config.daemon
+    _fix_tokens(rooms.tokens, daemon, rooms.paths.state_dir)
     servers = WeakSet[HttpServer]()
-    note_wrong = partial(_note_wrong_token, control.audit)
+    note_wrong = partial(_note_wrong_token, rooms.audit)
 
     def renew_tls(_: Config) -> None:
         for server in servers:
             _renew_tls(server, daemon)
 
     if daemon.http_tls_cert is not None:
-        control.agents.in_force.subscribe(renew_tls)
+        rooms.in_force.subscribe(renew_tls)
 
     async def listen(name: str, address: str, auth: Callable[[], HttpAuth]) -> ServiceListener:
         tls = read_tls(daemon.http_tls_cert, daemon.http_tls_key)
@@ -126,7 +133,7 @@ def service_opener(control: Control, daemon: Daemon, state_dir: Path) -> Listen:
         def make_server(faces: Sequence[Face]) -> HttpServer:
             return HttpServer(
                 faces,
-                Access(_authenticate_by(control.tokens), _bind_by(control.tenants), note_wrong=note_wrong),
+                Access(_authenticate_by(rooms.tokens), _bind_by(rooms.tenants), note_wrong=note_wrong),
                 names=daemon.http_hosts,
                 is_behind_proxy=daemon.http_behind_proxy,
                 tls=tls,
@@ -135,7 +142,7 @@ def service_opener(control: Control, daemon: Daemon, state_dir: Path) -> Listen:
         is_protected = tls is not None or daemon.http_behind_proxy
         place = address_of(address, is_protected=is_protected)
         scheme = "http" if tls is None else "https"
-        listener = ServiceListener(make_server, control, name, auth, scheme=scheme)
+        listener = ServiceListener(make_server, control, rooms.agents, name, auth, scheme=scheme)
         await listener.open(*place)
         servers.add(listener.server)
         return listener
@@ -210,25 +217,27 @@ def _dashboard(tokens: Tokens, browsers: BrowserSessions) -> list[Face]:
     return [PageFace(), DashboardFace(browsers, _authenticate_by(tokens), digest_of)]
 
 
-def _faces(control: Control, is_stopping: Callable[[], bool]) -> list[Face]:
+def _faces(rooms: Rooms, api: ApiGroup, is_stopping: Callable[[], bool]) -> list[Face]:
     """Returns all faces, in any order: the longest prefix decides."""
+    control, agents, tasks = api.control, rooms.agents, rooms.tasks_group
+    store, bus, allowed = rooms.shared.store, rooms.shared.bus, rooms.config.daemon.a2a_push
+    pushes = Pushes(store, bus, tasks.tasks, tasks.approvals, allowed)
+    sources = tool_sources(rooms, control)
     return [
         Health(),
-        Ready(lambda client: _readiness(control, client, is_draining=is_stopping())),
-        McpFace(_offer(control), version=__version__),
+        Ready(lambda client: _readiness(agents, client, is_draining=is_stopping())),
+        McpFace(_offer(rooms.tokens, sources), version=__version__),
         ApiFace(control),
-        RuntimeFace(control),
-        A2aFace(control, __version__),
+        RuntimeFace(control, agents),
+        A2aFace(control, agents, tasks.approvals, pushes, __version__),
         OpenApiFace(control.methods),
         DocsFace(),
-        MetricsFace(control),
+        MetricsFace(figures_of(rooms, api), rooms.in_force),
     ]
 
 
-def _readiness(control: Control, client: HttpClient, *, is_draining: bool) -> Readiness:
-    down = (
-        name for name, agent in control.agents.agents.items() if _is_down(agent) and is_in_scope(name, client.agents)
-    )
+def _readiness(agents: Agents, client: HttpClient, *, is_draining: bool) -> Readiness:
+    down = (name for name, agent in agents.agents.items() if _is_down(agent) and is_in_scope(name, client.agents))
     return Readiness(is_draining, list(islice(down, MAX_DOWN)))
 
 
@@ -238,13 +247,13 @@ def _is_down(agent: Agent) -> bool:
     return any(worker.wanted and worker.state not in UP and not worker.done for worker in workers)
 
 
-def _offer(control: Control) -> Callable[[ViewQuery, Caller, HttpClient], ClientTools]:
+def _offer(tokens: Tokens, sources: ToolSources) -> Callable[[ViewQuery, Caller, HttpClient], ClientTools]:
     """Returns what makes the tools of an MCP client."""
 
     def offer(query: ViewQuery, caller: Caller, client: HttpClient) -> ClientTools:
-        tokens, name = control.tokens, client.name
+        name = client.name
 
-        def permission() -> Permission | None:
+        def permission() -> Rights | None:
             grant = tokens.named(name)
             return None if grant is None else lesser(grant.rights, MCP_PERMISSION)
 
@@ -260,6 +269,6 @@ def _offer(control: Control) -> Callable[[ViewQuery, Caller, HttpClient], Client
             read_only=query.read_only,
             profile=query.profile,
         )
-        return ClientTools(control, gateway_client, view)
+        return sources.tools_of(gateway_client, view)
 
     return offer

@@ -8,7 +8,9 @@ from email.utils import formatdate
 
 from aiohttp import web
 
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.api.table.table import Control
+from corral.supervisor.tasks.worker_api.approvals import Approvals
 from corral.supervisor.tenants.tokens.scope import is_in_scope
 from corral.worker.contract import codec
 from corral.worker.contract.errors import CorralError, MethodNotFound, NotFound
@@ -33,11 +35,13 @@ class A2aFace:
     prefix = "/a2a"
     open = False
 
-    def __init__(self, control: Control, version: str) -> None:
+    def __init__(self, control: Control, agents: Agents, approvals: Approvals, pushes: Pushes, version: str) -> None:
         self._control = control
+        self._agents = agents
+        self._approvals = approvals
         self._version = version
         self._cards: dict[str, tuple[str, str]] = {}
-        self._pushes = Pushes(control, control.agents.config.daemon.a2a_push)
+        self._pushes = pushes
 
     async def close(self) -> None:
         """Ends the notifications; a request that is under way ends with its connection."""
@@ -58,7 +62,7 @@ class A2aFace:
         body = await read_body(request)
         try:
             operation, params = binding.read(body)
-            operations = Operations(self._control, name, A2aCaller(client), binding, self._pushes)
+            operations = Operations(self._control, self._approvals, self._pushes, name, A2aCaller(client), binding)
             if operations.streams(operation):
                 return await operations.stream(request, operation, params)
             return answer(binding.result(await operations.run(operation, params)))
@@ -76,7 +80,7 @@ class A2aFace:
         second, _, below = rest.partition("/")
         for spoken, others in ((f"{first}/{second}", below), (first, rest)):
             name = qualified(spoken, client.tenant)
-            agent = self._control.agents.agents.get(name)
+            agent = self._agents.agents.get(name)
             if agent is not None and is_in_scope(name, client.agents) and agent.spec.kind == "agent":
                 return name, others
         short = path.removesuffix(CARD).rstrip("/")
@@ -84,14 +88,14 @@ class A2aFace:
 
     def _card(self, request: web.BaseRequest, name: str) -> web.Response:
         """Answers with a card that its client may keep for a while, or says that the client has it already."""
-        spec = self._control.agents.agents[name].spec
+        spec = self._agents.agents[name].spec
         url = f"{request.scheme}://{request.host}{self.prefix}/{name}"
         card = card_of(name, spec.description, spec.capabilities, url, self._version, pushes=self._pushes.is_on)
         digest = hashlib.sha256(codec.encode(card)).hexdigest()[:32]
         seen, since = self._cards.get(name, ("", ""))
         if seen != digest:
             since = formatdate(usegmt=True)
-            self._cards = {each: fact for each, fact in self._cards.items() if each in self._control.agents.agents}
+            self._cards = {each: fact for each, fact in self._cards.items() if each in self._agents.agents}
             self._cards[name] = (digest, since)
         headers = {"Cache-Control": f"private, max-age={CARD_S}", "ETag": f'"{digest}"', "Last-Modified": since}
         if request.headers.get("If-None-Match") == headers["ETag"]:

@@ -11,12 +11,14 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from corral.supervisor.api.table.table import Control, Permission
+from corral.supervisor.api.table.table import Control
+from corral.supervisor.tasks.worker_api.approvals import Approvals as ApprovalDesk
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract import codec
 from corral.worker.contract.approvals import Approval
 from corral.worker.contract.errors import Conflict, CorralError, InternalError, NotFound, PermissionDenied
 from corral.worker.contract.records import ENDED, Task
+from corral.worker.control.access import Rights
 from corral.worker.control.approvals import Approvals
 from corral.worker.control.params import AttachParams
 from corral.worker.control.results import TaskPage
@@ -44,7 +46,7 @@ class A2aCaller:
 
     def __init__(self, client: HttpClient) -> None:
         self.name = f"a2a {client.name}"
-        self.permission: Permission = client.permission
+        self.permission: Rights = client.permission
         self.who: Mapping[str, object] = client.who
         self.agents: Sequence[str] | None = client.agents
         self.tenant = client.tenant
@@ -76,9 +78,12 @@ class A2aCaller:
 class Operations:
     """Performs the operations of A2A about one agent, in any binding."""
 
-    def __init__(self, control: Control, agent: str, caller: A2aCaller, binding: Binding, pushes: Pushes) -> None:
+    def __init__(
+        self, control: Control, approvals: ApprovalDesk, pushes: Pushes, agent: str, caller: A2aCaller, binding: Binding
+    ) -> None:
         self._pushes = pushes
         self._control = control
+        self._approvals = approvals
         self._agent = agent
         self._caller = caller
         self._binding = binding
@@ -154,7 +159,7 @@ class Operations:
 
     def _question(self, task: Task) -> Approval | None:
         """Returns the question that a task asks now."""
-        return None if task.state in ENDED else self._control.approvals.question(task.id)
+        return None if task.state in ENDED else self._approvals.question(task.id)
 
     async def _settled(self, task: Task, *, stream: bool = False, goes_on: bool = False) -> Task:
         """Returns the record of a task that has ended, or asks a question; with `goes_on` it streams that, and waits for the end."""
@@ -162,7 +167,7 @@ class Operations:
         waiting = asyncio.ensure_future(self._call("task.wait", asked_for))
         known = self._question(task) if goes_on else None  # the first event has it
         number = 0 if known is None else known.id
-        asked = asyncio.ensure_future(self._control.approvals.asked(task.id, number))
+        asked = asyncio.ensure_future(self._approvals.asked(task.id, number))
         try:
             while True:
                 await asyncio.wait({waiting, asked}, return_when=asyncio.FIRST_COMPLETED)
@@ -174,7 +179,7 @@ class Operations:
                 question = asked.result()
                 number = question.id
                 self._put(status_update(shown, question))
-                asked = asyncio.ensure_future(self._control.approvals.asked(task.id, number))
+                asked = asyncio.ensure_future(self._approvals.asked(task.id, number))
         finally:
             waiting.cancel()
             asked.cancel()

@@ -16,9 +16,11 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
-from corral.supervisor.api.table.table import Control
-from corral.supervisor.records.events.bus import Event
+from corral.supervisor.records.events.bus import Bus, Event
 from corral.supervisor.records.store.sealed import seal, unseal
+from corral.supervisor.records.store.store import Store
+from corral.supervisor.tasks.run.tasks import Tasks
+from corral.supervisor.tasks.worker_api.approvals import Approvals
 from corral.worker.contract import codec
 from corral.worker.contract.errors import CorralError, Corrupted
 from corral.worker.contract.records import ENDED, Task
@@ -86,9 +88,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 class Pushes:
     """Holds the addresses, and notifies them."""
 
-    def __init__(self, control: Control, allowed: Sequence[str]) -> None:
-        self._control = control
-        self._store = control.shared.store
+    def __init__(self, store: Store, bus: Bus, tasks: Tasks, approvals: Approvals, allowed: Sequence[str]) -> None:
+        self._store = store
+        self._bus = bus
+        self._tasks = tasks
+        self._approvals = approvals
         self._allowed = tuple(allowed)
         self._known: dict[str, set[str]] = {}
         self._changed: set[tuple[str, str]] = set()
@@ -96,7 +100,7 @@ class Pushes:
         self._room = asyncio.Semaphore(AT_ONCE)
         self._loaded = asyncio.Event()
         self._closing: Callable[[], object] = lambda: None
-        self._running = control.loop.create_task(self._run()) if allowed else None
+        self._running = asyncio.get_running_loop().create_task(self._run()) if allowed else None
 
     @property
     def is_on(self) -> bool:
@@ -168,7 +172,7 @@ class Pushes:
 
     async def _run(self) -> None:
         sql = "DELETE FROM push_target WHERE NOT EXISTS (SELECT 1 FROM task WHERE task.id = push_target.task)"
-        changes = self._control.shared.bus.subscribe(CHANGES, where=self._note)
+        changes = self._bus.subscribe(CHANGES, where=self._note)
         self._closing = changes.close
         await self._store.write((sql, ()))
         for target, _status_known in await self._rows("", limit=MOST):
@@ -191,7 +195,7 @@ class Pushes:
             if key in self._sending:
                 self._changed.add(key)
             else:
-                sending = self._control.loop.create_task(self._notify(task, number))
+                sending = asyncio.get_running_loop().create_task(self._notify(task, number))
                 self._sending[key] = sending
                 sending.add_done_callback(partial(self._ended, key))
 
@@ -211,10 +215,10 @@ class Pushes:
             self._changed.discard((task, number))
             rows = await self._rows("WHERE task = ? AND id = ?", task, number)
             try:
-                record = await self._control.tasks.show(task)
+                record = await self._tasks.show(task)
             except CorralError:
                 return  # the task is gone, and its addresses go with the next daemon
-            question = None if record.state in ENDED else self._control.approvals.question(task)
+            question = None if record.state in ENDED else self._approvals.question(task)
             status = _status(record, question)
             if not rows or status in (rows[0][1], refused):
                 if (task, number) in self._changed:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from corral.supervisor.api.table.table import Permission
 from corral.worker.contract.errors import NotFound
+from corral.worker.control.access import Rights
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -28,7 +28,7 @@ class HttpClient:
     """
 
     name: str
-    permission: Permission
+    permission: Rights
     who: Mapping[str, object] = field(default_factory=dict[str, object])
     agents: tuple[str, ...] | None = None
     is_valid: Callable[[], bool] = lambda: True

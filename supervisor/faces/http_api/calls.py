@@ -10,11 +10,12 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from corral.supervisor.api.table.table import Control, Permission
+from corral.supervisor.api.table.table import Control
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract import codec
 from corral.worker.contract.errors import Conflict, InvalidParams, InvalidRequest
 from corral.worker.contract.trace_context import KEY, valid
+from corral.worker.control.access import Rights
 from corral.worker.control.params import AttachParams
 
 from ..http.answers import JSON, Refused, answer, check_type, read_body
@@ -39,7 +40,7 @@ class OneAnswer:
 
     def __init__(self, client: HttpClient) -> None:
         self.name = client.name
-        self.permission: Permission = client.permission
+        self.permission: Rights = client.permission
         self.who: Mapping[str, object] = client.who
         self.agents: Sequence[str] | None = client.agents
         self.tenant = client.tenant

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.api.table.table import Control
 from corral.supervisor.config.spec.template_spec import Template
 from corral.worker.contract import codec
@@ -57,8 +58,9 @@ class RuntimeFace:
     prefix = PREFIX
     open = False
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: Control, agents: Agents) -> None:
         self._control = control
+        self._agents = agents
 
     async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
         """Answers one request."""
@@ -98,7 +100,7 @@ class RuntimeFace:
             )
             raise Refused(400, error)
         try:
-            spec = _spec(kind, given, self._control.agents.config.templates)
+            spec = _spec(kind, given, self._agents.config.templates)
             if kind.noun != "agent" and DEFAULT in _needs(spec):
                 await self._add_default(caller)
             params = {"spec": spec} if name is None else {"name": name, "spec": spec}
@@ -113,13 +115,13 @@ class RuntimeFace:
     async def _add_default(self, caller: OneAnswer) -> None:
         """Adds the agent that works for teams and workflows without any of their own, unless it is there."""
         given = {"description": "Answers with what it was asked."}
-        spec = _spec(KINDS["agents"], given, self._control.agents.config.templates)
+        spec = _spec(KINDS["agents"], given, self._agents.config.templates)
         with contextlib.suppress(Conflict):
             await self._control.call("agent.add", {"name": DEFAULT, "spec": spec}, caller)
 
     async def _remove(self, kind: Kind, name: str, caller: OneAnswer) -> web.StreamResponse:
         if kind.noun == "agent":
-            found = self._control.agents.agents.get(name)
+            found = self._agents.agents.get(name)
             if found is None or found.spec.kind != "agent":  # the method would take a glob, or a team
                 raise NotFound(f'cannot find agent "{name}"', name=name)
             try:

@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Mapping, Sequence
 
 from aiohttp import web
 
-from corral.supervisor.api.table.table import Control, Permission
+from corral.supervisor.api.table.table import Control
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract import codec
 from corral.worker.contract.errors import Conflict, CorralError, InternalError
+from corral.worker.control.access import Rights
 from corral.worker.control.nodes import places_of, places_text
 from corral.worker.control.params import AttachParams
 from corral.worker.methods.faces import Resumption
@@ -34,7 +35,7 @@ class StreamCaller:
 
     def __init__(self, client: HttpClient, resumption: Resumption | None) -> None:
         self.name = client.name
-        self.permission: Permission = client.permission
+        self.permission: Rights = client.permission
         self.who: Mapping[str, object] = client.who
         self.agents: Sequence[str] | None = client.agents
         self.tenant = client.tenant

@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from corral.mcp.protocol.tasks import RELATED_TASK
-from corral.supervisor.api.table.table import Control
-from corral.supervisor.records.events.bus import Event
+from corral.supervisor.records.events.bus import Bus, Event
+from corral.supervisor.tasks.run.tasks import Tasks
+from corral.supervisor.tasks.worker_api.approvals import Approvals
 from corral.worker.contract import codec
 from corral.worker.contract.approvals import OPTION_CHARS, Approval
 from corral.worker.contract.errors import CorralError, InvalidParams
@@ -54,14 +55,43 @@ class InputRequired(Exception):
         return found
 
 
+class Questions:
+    """Knows the open questions of tasks."""
+
+    def __init__(self, approvals: Approvals, tasks: Tasks, bus: Bus) -> None:
+        self._approvals = approvals
+        self._tasks = tasks
+        self.bus = bus
+
+    def open(self) -> list[Approval]:
+        """Returns all that are open."""
+        return self._approvals.open()
+
+    def below(self, root: str) -> list[Approval]:
+        """Returns the open questions of a task and of what it delegates."""
+        return [each for each in self._approvals.open() if self.is_below(each.task, root)]
+
+    def is_below(self, task: str, root: str) -> bool:
+        """Returns whether a task is another one, or was delegated by it or by what is below it."""
+        above: str | None = task
+        for _ in range(LEVELS_MOST):
+            if above == root:
+                return True
+            found = None if above is None else self._tasks.find(above)
+            if found is None:
+                return False
+            above = found.parent
+        return False
+
+
 class Person:
     """Represents the person at a client that has declared elicitation, during one call."""
 
     def __init__(
-        self, control: Control, ask: Ask | None, params: Mapping[str, object], related: str | None = None
+        self, questions: Questions, ask: Ask | None, params: Mapping[str, object], related: str | None = None
     ) -> None:
         self._related = related
-        self._control = control
+        self._questions = questions
         self._ask = ask
         self._responses = codec.as_object(params.get("inputResponses")) or {}
         self.give: Give = self._nobody
@@ -79,19 +109,16 @@ class Person:
         for key, response in self._responses.items():
             number = key.removeprefix(KEY)
             if key.startswith(KEY) and number.isdecimal() and int(number) in self._asked:
-                question = next((each for each in self._control.approvals.open() if each.id == int(number)), None)
+                question = next((each for each in self._questions.open() if each.id == int(number)), None)
                 if question is not None:
                     await self._take(question, codec.as_object(response) or {})
         self._responses = {}
 
     async def beside(self, task: str, work: Awaitable[T]) -> T:
         """Returns what `work` returns, and asks meanwhile the questions of a task and of what it delegates."""
-        approvals = self._control.approvals
         working = asyncio.ensure_future(work)
         try:
-            await self._while_open(
-                lambda: [each for each in approvals.open() if is_below(self._control, each.task, task)], working, task
-            )
+            await self._while_open(lambda: self._questions.below(task), working, task)
             return await working
         finally:
             working.cancel()
@@ -99,8 +126,7 @@ class Person:
 
     async def ask_all(self, numbers: Sequence[int]) -> None:
         """Asks these questions, and returns when each has ended, or the client has said that it has no answer."""
-        approvals = self._control.approvals
-        await self._while_open(lambda: [each for each in approvals.open() if each.id in numbers], None, None)
+        await self._while_open(lambda: [each for each in self._questions.open() if each.id in numbers], None, None)
 
     async def _while_open(
         self,
@@ -115,7 +141,7 @@ class Person:
             changed.set()
             return False  # nothing is queued
 
-        changes = self._control.shared.bus.subscribe(("approval.*",), where=on_event)
+        changes = self._questions.bus.subscribe(("approval.*",), where=on_event)
         asking: dict[int, asyncio.Task[None]] = {}
         try:
             while working is None or not working.done():
@@ -183,19 +209,6 @@ def can_be_asked(capabilities: Mapping[str, object]) -> bool:
     """Returns whether a client with these capabilities fills in forms: without a mode it does."""
     modes = codec.as_object(capabilities.get("elicitation"))
     return modes is not None and (not modes or "form" in modes)
-
-
-def is_below(control: Control, task: str, root: str) -> bool:
-    """Returns whether a task is another one, or was delegated by it or by what is below it."""
-    above: str | None = task
-    for _ in range(LEVELS_MOST):
-        if above == root:
-            return True
-        found = None if above is None else control.tasks.find(above)
-        if found is None:
-            return False
-        above = found.parent
-    return False
 
 
 def input_requests(questions: Sequence[Approval]) -> dict[str, object]:

@@ -11,18 +11,17 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import Protocol
 
 import msgspec
 
 from corral.mcp.protocol.caller import Caller
 from corral.mcp.protocol.tasks import FINAL, McpTask, TaskStatus
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.api.table.table import Control
 from corral.supervisor.records.events.bus import Event
 from corral.supervisor.tasks.worker_api import exposed
 from corral.supervisor.tasks.worker_api.requests import convert
 from corral.worker.contract import codec
-from corral.worker.contract.approvals import Approval
 from corral.worker.contract.errors import (
     CorralError,
     InternalError,
@@ -36,10 +35,11 @@ from corral.worker.contract.records import ENDED, Task
 from corral.worker.contract.trace_context import KEY, valid
 
 from . import missing_input
-from .elicitation import Person, input_requests, is_below
+from .elicitation import Questions, input_requests
+from .offer import Offer
 from .shapes import RunArguments
 from .tool_caller import ToolCaller
-from .tools import OWN_TOOLS, PREFIX, OwnTool, call_method, introduce, run_params, run_result
+from .tools import OWN_TOOLS, PREFIX, call_method, introduce, run_params, run_result
 
 RUN = f"{PREFIX}run"
 
@@ -71,45 +71,14 @@ CHANGES = ("task.started", "task.ended", "approval.*")
 logger = logging.getLogger(__name__)
 
 
-class TaskClient(Protocol):
-    """Defines the rights of the client: the tools that it is offered, and the person there."""
-
-    @property
-    def is_inside(self) -> bool:
-        """Returns whether the client is a worker, or in the tree of one."""
-        ...
-
-    def may_use(self, tool: OwnTool) -> bool:
-        """Returns whether one of corral's own tools is offered."""
-        ...
-
-    def check_own(self, tool: OwnTool) -> None:
-        """Raises PermissionDenied unless one of corral's own tools is offered."""
-        ...
-
-    def offers(self, name: str) -> bool:
-        """Returns whether the tool of an agent, a team or a workflow is offered."""
-        ...
-
-    def receiver(self, name: str) -> exposed.Receiver:
-        """Returns the agent, team or workflow that has a tool; raises NotFound."""
-        ...
-
-    def person(self, caller: Caller, params: Mapping[str, object], related: str | None = None) -> Person | None:
-        """Returns the person at the client, if it can be asked and may answer."""
-        ...
-
-    def tool_caller(self, caller: Caller, traceparent: str | None, person: Person | None = None) -> ToolCaller:
-        """Returns the client as the method table sees it."""
-        ...
-
-
 class ClientTasks:
     """Shows and begins the tasks of one client."""
 
-    def __init__(self, control: Control, client: TaskClient) -> None:
+    def __init__(self, control: Control, agents: Agents, questions: Questions, offer: Offer) -> None:
         self._control = control
-        self._client = client
+        self._agents = agents
+        self._questions = questions
+        self._offer = offer
 
     async def begin(self, params: Mapping[str, object], caller: Caller) -> McpTask | None:
         """Begins a call of a tool as a task; returns None, without any effect, for a tool whose calls are no tasks."""
@@ -121,15 +90,15 @@ class ClientTasks:
             text = f'cannot call "{name}": its arguments are no object'
             raise InvalidParams(text, key="arguments")
         if name == RUN:
-            self._client.check_own(OWN_TOOLS[RUN])
+            self._offer.check_own(OWN_TOOLS[RUN])
             asked = convert(arguments, RunArguments, name)
             if asked.detach:
                 return None
         else:
-            if self._client.is_inside:
+            if self._offer.is_inside:
                 return None  # a delegation of the task that calls
-            receiver = self._client.receiver(name)
-            if self._client.person(caller, {}) is not None:
+            receiver = self._offer.receiver(name)
+            if self._offer.person(caller, {}) is not None:
                 asks = caller.ask is None and not missing_input.has_response(params)
                 if asks and missing_input.form_of(receiver, arguments) is not None:
                     return None  # the person is asked first
@@ -139,15 +108,15 @@ class ClientTasks:
         traceparent = valid((codec.as_object(params.get("_meta")) or {}).get(KEY))
         key = f"{MARK}{name}:{secrets.token_hex(8)}"
         given = {**run_params(asked), "idempotency_key": key}
-        tool_caller = self._client.tool_caller(caller, traceparent)
+        tool_caller = self._offer.tool_caller(caller, traceparent)
         return self._shown(await self._called("task.submit", given, tool_caller), caller, with_result=False)
 
     def requires(self, name: object) -> bool:
         """Returns whether a tool can be called as a task alone."""
-        if self._client.is_inside or not str(name).startswith(exposed.PREFIX):
+        if self._offer.is_inside or not str(name).startswith(exposed.PREFIX):
             return False
         try:
-            return exposed.requires_task(self._client.receiver(str(name)))
+            return exposed.requires_task(self._offer.receiver(str(name)))
         except NotFound:
             return False
 
@@ -159,8 +128,8 @@ class ClientTasks:
         """Returns a task when its status is final; meanwhile the person at the client is asked its questions."""
         record = await self._record(task_id, caller)
         if record.state not in ENDED:
-            person = self._client.person(caller, {}, related=task_id)
-            tool_caller = self._client.tool_caller(caller, None, person)
+            person = self._offer.person(caller, {}, related=task_id)
+            tool_caller = self._offer.tool_caller(caller, None, person)
             waiting = self._called("task.wait", {"task": task_id}, tool_caller)
             if person is not None:
                 await introduce(self._control, person, tool_caller)
@@ -173,7 +142,7 @@ class ClientTasks:
         params: dict[str, object] = {"limit": PAGE}
         if cursor is not None:
             params["before"] = cursor
-        found = await call_method(self._control, "task.list", params, self._client.tool_caller(caller, None))
+        found = await call_method(self._control, "task.list", params, self._offer.tool_caller(caller, None))
         records = [msgspec.convert(each, Task) for each in codec.as_array(found.get("tasks")) or []]
         shown = [self._shown(record, caller, with_result=False) for record in records if self._is_seen(record)]
         more = found.get("more")
@@ -182,43 +151,43 @@ class ClientTasks:
     async def cancel(self, task_id: str, caller: Caller) -> McpTask:
         """Cancels a task and returns it when it has ended; one that had ended before stays as it is."""
         record = await self._record(task_id, caller)
-        if not (self._client.may_use(OWN_TOOLS[f"{PREFIX}cancel"]) or self._is_begun_with(record)):
+        if not (self._offer.may_use(OWN_TOOLS[f"{PREFIX}cancel"]) or self._is_begun_with(record)):
             text = f'cannot cancel task "{task_id}": it is not allowed'
             raise PermissionDenied(text, task=task_id)
-        tool_caller = self._client.tool_caller(caller, None)
+        tool_caller = self._offer.tool_caller(caller, None)
         return self._shown(await self._called("task.cancel", {"task": task_id}, tool_caller), caller)
 
     async def answer(self, task_id: str, responses: Mapping[str, object], caller: Caller) -> None:
         """Takes the client's answers to the questions of a task; those to other questions are ignored."""
         await self._record(task_id, caller)
-        state = {"asked": [each.id for each in self._questions(task_id)]}
+        state = {"asked": [each.id for each in self._questions.below(task_id)]}
         given = {"inputResponses": responses, "requestState": codec.encode(state).decode()}
-        person = self._client.person(caller, given)
+        person = self._offer.person(caller, given)
         if person is not None:
-            await introduce(self._control, person, self._client.tool_caller(caller, None, person))
+            await introduce(self._control, person, self._offer.tool_caller(caller, None, person))
 
-    def feed(self, caller: Caller, on_status: Callable[[McpTask], None]) -> "StatusFeed":
+    def feed(self, caller: Caller, on_status: Callable[[McpTask], None]) -> "TaskStatusFeed":
         """Returns a feed, without any task, that reports to `on_status`."""
-        return StatusFeed(self._control, lambda task: self.task(task, caller), on_status)
+        return TaskStatusFeed(self._questions, lambda task: self.task(task, caller), on_status)
 
     # -- rights
 
     async def _record(self, task_id: str, caller: Caller) -> Task:
-        tool_caller = self._client.tool_caller(caller, None)
+        tool_caller = self._offer.tool_caller(caller, None)
         record = await self._called("task.show", {"task": task_id}, tool_caller)
         if not self._is_seen(record):
             raise NotFound(f'cannot find task "{task_id}"', task=task_id)
         return record
 
     def _is_seen(self, record: Task) -> bool:
-        return self._client.may_use(OWN_TOOLS[f"{PREFIX}task"]) or self._is_begun_with(record)
+        return self._offer.may_use(OWN_TOOLS[f"{PREFIX}task"]) or self._is_begun_with(record)
 
     def _is_begun_with(self, record: Task) -> bool:
         """Returns whether the task was begun with a tool that the client is offered now."""
         name = _tool_of(record)
         if name == RUN:
-            return self._client.may_use(OWN_TOOLS[RUN])
-        return name is not None and not self._client.is_inside and self._client.offers(name)
+            return self._offer.may_use(OWN_TOOLS[RUN])
+        return name is not None and not self._offer.is_inside and self._offer.offers(name)
 
     async def _called(self, method: str, params: Mapping[str, object], tool_caller: ToolCaller) -> Task:
         record = await call_method(self._control, method, params, tool_caller)
@@ -226,16 +195,13 @@ class ClientTasks:
 
     # -- shapes
 
-    def _questions(self, task_id: str) -> list[Approval]:
-        return [each for each in self._control.approvals.open() if is_below(self._control, each.task, task_id)]
-
     def _shown(self, record: Task, caller: Caller, *, with_result: bool = True) -> McpTask:
         status = STATUSES[record.state]
-        questions = [] if status in FINAL else self._questions(record.id)
+        questions = [] if status in FINAL else self._questions.below(record.id)
         message = record.reason or record.progress_message
         if questions:
             message = f"waits for an answer: {questions[0].question}"
-            if self._client.person(caller, {}) is not None:
+            if self._offer.person(caller, {}) is not None:
                 status = "input_required"
         error = None
         if record.error is not None:
@@ -262,20 +228,20 @@ class ClientTasks:
 
     def _ttl_ms(self, record: Task) -> int:
         """Returns for how long a task is kept at least, counted from its creation; one that has not ended yet is kept longer."""
-        agent = self._control.agents.registry.agents.get(record.agent)
-        tasks = (self._control.agents.config.defaults if agent is None else agent.spec).tasks
+        agent = self._agents.registry.agents.get(record.agent)
+        tasks = (self._agents.config.defaults if agent is None else agent.spec).tasks
         end = time.time() if record.finished_at is None else _seconds(record.finished_at)
         lived_s = max(0.0, end - _seconds(record.created_at))
         return max(1, int((lived_s + tasks.result_retention) * 1000))
 
 
-class StatusFeed:
+class TaskStatusFeed:
     """Reports changed statuses of tasks, from the events of the daemon."""
 
     def __init__(
-        self, control: Control, show: Callable[[str], Awaitable[McpTask]], on_status: Callable[[McpTask], None]
+        self, questions: Questions, show: Callable[[str], Awaitable[McpTask]], on_status: Callable[[McpTask], None]
     ) -> None:
-        self._control = control
+        self._questions = questions
         self._show = show
         self._on_status = on_status
         self._known: dict[str, str | None] = {}
@@ -289,7 +255,7 @@ class StatusFeed:
         self._changed.add(task_id)  # it may be another by now
         self._noticed.set()
         if self._running is None:
-            self._running = self._control.loop.create_task(self._run())
+            self._running = asyncio.get_running_loop().create_task(self._run())
 
     def close(self) -> None:
         """Ends the reports."""
@@ -297,7 +263,7 @@ class StatusFeed:
             self._running.cancel()
 
     async def _run(self) -> None:
-        changes = self._control.shared.bus.subscribe(CHANGES, where=self._note)
+        changes = self._questions.bus.subscribe(CHANGES, where=self._note)
         try:
             while self._known:
                 self._noticed.clear()
@@ -330,7 +296,7 @@ class StatusFeed:
         task_id = str(event.fields.get("task"))
         concerned = {task_id} & self._known.keys()
         if event.type.startswith("approval."):
-            concerned |= {root for root in self._known if is_below(self._control, task_id, root)}
+            concerned |= {root for root in self._known if self._questions.is_below(task_id, root)}
         if concerned:
             self._changed |= concerned
             self._noticed.set()

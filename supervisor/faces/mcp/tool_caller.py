@@ -6,10 +6,10 @@ This module must not know a connection.
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from corral.mcp.protocol.messages import Progress
-from corral.supervisor.api.table.table import Permission
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract import codec
 from corral.worker.contract.errors import Conflict
+from corral.worker.control.access import Rights
 from corral.worker.control.params import AttachParams
 
 from .elicitation import Person
@@ -27,7 +27,7 @@ class ToolCaller:
     def __init__(
         self,
         name: str,
-        permission: Permission,
+        permission: Rights,
         who: Mapping[str, object],
         agents: Sequence[str] | None,
         on_progress: Callable[[Progress], None] | None,
@@ -40,7 +40,7 @@ class ToolCaller:
         self.traceparent = traceparent
         self.name = name
         self.agents = agents
-        self.permission: Permission = permission
+        self.permission: Rights = permission
         self.who = who
         self.supervisor: WorkerSupervisor | None = None  # none of these calls a tool of the pool
         self._on_progress = on_progress

@@ -15,16 +15,15 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import fields
 
-from corral.supervisor.api.table.caller import check_rights
 from corral.supervisor.api.table.openrpc import any_value
-from corral.supervisor.api.table.table import Control, Permission
+from corral.supervisor.api.table.table import Control
 from corral.supervisor.tasks.worker_api import exposed
 from corral.supervisor.tasks.worker_api.requests import convert
 from corral.worker.contract import codec
 from corral.worker.contract.errors import Conflict, CorralError, InvalidParams, Overloaded, Timeout
 from corral.worker.contract.records import ENDED, Task
 from corral.worker.contract.trace_context import KEY
-from corral.worker.control.access import permits
+from corral.worker.control.access import Rights, permits
 from corral.worker.control.approvals import Approvals
 
 from .elicitation import Person
@@ -87,7 +86,7 @@ class OwnTool:
     description: str
     arguments: type[Struct]
     result: type[Struct]
-    needs: Permission
+    needs: Rights
     serve: Callable[[Control, Any, ToolCaller], Awaitable[Answer]]  # each with its own arguments
     is_read_only: bool = False
     is_destructive: bool = False
@@ -95,7 +94,7 @@ class OwnTool:
     is_task: bool = False
     """Whether a call can be a task of MCP."""
 
-    def is_within(self, permission: Permission | None) -> bool:
+    def is_within(self, permission: Rights | None) -> bool:
         """Returns whether a client with this permission may use it."""
         return permission is not None and permits(permission, self.needs)
 
@@ -120,7 +119,6 @@ class OwnTool:
 
     async def call(self, control: Control, arguments: Mapping[str, object], caller: ToolCaller) -> dict[str, object]:
         """Calls the tool and returns MCP's result object."""
-        check_rights("tool", self.name, self.needs, caller)
         return _result_of(await self.serve(control, convert(arguments, self.arguments, self.name), caller))
 
 

@@ -8,7 +8,7 @@ import asyncio
 
 from aiohttp import web
 
-from corral.supervisor.api.table.table import Control
+from corral.supervisor.config.spec.in_force import InForce
 from corral.worker.contract.errors import MethodNotFound, NotFound
 
 from ..http.answers import Refused
@@ -22,8 +22,9 @@ class MetricsFace:
     prefix = "/metrics"
     open = False
 
-    def __init__(self, control: Control) -> None:
-        self._control = control
+    def __init__(self, figures: snapshot.Figures, in_force: InForce) -> None:
+        self._figures = figures
+        self._in_force = in_force
         self._scraping = asyncio.Lock()
 
     async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
@@ -33,11 +34,11 @@ class MetricsFace:
         if request.method not in ("GET", "HEAD"):
             error = MethodNotFound(f'cannot serve {request.method} of "{request.path}"')
             raise Refused(405, error, Allow="GET, HEAD")
-        if not self._control.agents.config.defaults.monitoring.enable_metrics:
+        if not self._in_force.config.defaults.monitoring.enable_metrics:
             raise NotFound("cannot serve metrics: enable_metrics is false", key="enable_metrics")
         accept = request.headers.get("Accept", "")
         async with self._scraping:
-            figures = await snapshot.take(self._control, client.agents)
+            figures = await self._figures.take(client.agents)
             body, content_type = await asyncio.to_thread(_exposition, figures, accept)
         headers = {"Content-Type": content_type, "Cache-Control": "no-store"}
         return web.Response(body=body, headers=headers)

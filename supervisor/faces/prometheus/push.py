@@ -11,7 +11,7 @@ from functools import partial
 
 from prometheus_client.metrics_core import Metric
 
-from corral.supervisor.api.table.table import Control
+from corral.supervisor.config.spec.in_force import InForce
 
 from . import exposition, snapshot
 
@@ -22,13 +22,13 @@ Report = Callable[[bool, int], None]
 """Takes after each request whether its figures were dropped, and the number of those that were."""
 
 
-async def push(control: Control, send: Send, report: Report, interval_s: float) -> None:
+async def push(figures: snapshot.Figures, in_force: InForce, send: Send, report: Report, interval_s: float) -> None:
     """Sends all figures every `interval_s` until it is cancelled."""
     while True:
         await asyncio.sleep(interval_s)
-        if not control.agents.config.defaults.monitoring.enable_metrics:
+        if not in_force.config.defaults.monitoring.enable_metrics:
             continue
-        figures = await snapshot.take(control, None)
-        metrics = partial(exposition.metrics, figures)
-        is_taken = await send(metrics, int(figures.started_s * 1e9), time.time_ns())
+        taken = await figures.take(None)
+        metrics = partial(exposition.metrics, taken)
+        is_taken = await send(metrics, int(taken.started_s * 1e9), time.time_ns())
         report(not is_taken, int(not is_taken))

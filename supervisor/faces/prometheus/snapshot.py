@@ -10,11 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from corral import __version__
+from corral.mcp.pool.pool import Pool
 from corral.supervisor.agents.running.agent import Agent
-from corral.supervisor.api.metrics.statistics import Count, Counted
-from corral.supervisor.api.table.table import Control
+from corral.supervisor.api.metrics.statistics import Count, Counted, Statistics
+from corral.supervisor.api.table.status import StatusReport
+from corral.supervisor.models.desk.ledger import Ledger
+from corral.supervisor.tasks.run.tasks import Tasks
 from corral.supervisor.tenants.tokens.scope import is_in_scope
 from corral.supervisor.workers.lifecycle.state_machine import State
+from corral.supervisor.workers.supervision.limit_enforcer import LimitEnforcer
 
 AT_ONCE = 50
 """Number of workers whose figures are copied in one turn of the loop: less than a millisecond."""
@@ -119,66 +123,125 @@ class Snapshot:
     """Of each method that was called the durations by bucket, and their sum in seconds."""
 
 
-async def take(control: Control, globs: Sequence[str] | None) -> Snapshot:
-    """Returns the figures of all agents that pass `globs`; of the daemon too, where they are None."""
-    found = [
-        each
-        for each in control.statistics.counted()
-        if is_in_scope(each.name, globs) and (each.agent is None or each.agent.spec.monitoring.enable_metrics)
-    ]
-    found.sort(key=lambda each: each.name)
-    snapshot = Snapshot([], [], started_s=control.statistics.since_s)
-    seen = 0
-    for each in found:
-        snapshot.agents.append(_figures(control, each))
-        workers = () if each.agent is None else each.agent.supervisors
-        for supervisor in workers[: MAX_WORKERS - len(snapshot.workers)]:
-            sample = control.status.limits.sample(supervisor)
-            if supervisor.worker.pid is not None:
-                snapshot.workers.append(
-                    WorkerFigures(each.name, supervisor.id, sample.rss_bytes, sample.cpu_percent / 100)
-                )
-        seen += 1 + len(workers)
-        if seen >= AT_ONCE:
-            seen = 0
-            await asyncio.sleep(0)
-    snapshot.agents = summed(snapshot.agents, MAX_NAMES)
-    snapshot.models = _models(control, globs)
-    if globs is None:
-        frame = control.status.frame().daemon
-        snapshot.degraded = sorted({_part(each) for each in frame.degraded})
-        snapshot.is_draining = frame.draining
-        if frame.alerts is not None:
-            counts = frame.alerts
-            snapshot.alerts = {"sent": counts.sent, "failed": counts.failed, "suppressed": counts.suppressed}
-        snapshot.methods = {
-            name: (dict(each.durations), each.total_ms / 1000)
-            for name, each in sorted(control.statistics.methods.items())
-        }
-        snapshot.parts = {
-            name: PartFigures(int(part["active"]), int(part["memory_bytes"]), part["cpu_ms"] / 1000)
-            for name, part in control.statistics.overhead().items()
-        }
-    return snapshot
+class Figures:
+    """Reads the figures of one daemon."""
 
+    def __init__(
+        self,
+        statistics: Statistics,
+        status: StatusReport,
+        limits: LimitEnforcer,
+        tasks: Tasks,
+        ledger: Ledger,
+        pool: Pool,
+    ) -> None:
+        self._statistics = statistics
+        self._status = status
+        self._limits = limits
+        self._tasks = tasks
+        self._ledger = ledger
+        self._pool = pool
 
-def _models(control: Control, globs: Sequence[str] | None) -> list[ModelFigures]:
-    """Returns the figures of models: of those that agents which pass `globs` have called, what these have used."""
-    ledger = control.models.ledger
-    found: dict[str, ModelFigures] = {}
-    for (model, agent), sums in ledger.totals.items():
-        if is_in_scope(agent, globs):
-            each = found.setdefault(model, ModelFigures(model))
-            for part in ("input", "cached", "cache_write", "output"):
-                each.tokens[part] = each.tokens.get(part, 0) + getattr(sums, part)
-            each.cost_cents += sums.cost_cents
-            each.estimated += sums.estimated
-    if globs is None:
-        for (model, outcome), count in ledger.outcomes.items():
-            found.setdefault(model, ModelFigures(model)).calls[outcome] = count
-        for (model, limit), count in ledger.refused.items():
-            found.setdefault(model, ModelFigures(model)).refused[limit] = count
-    return [found[name] for name in sorted(found)]
+    async def take(self, globs: Sequence[str] | None) -> Snapshot:
+        """Returns the figures of all agents that pass `globs`; of the daemon too, where they are None."""
+        found = [
+            each
+            for each in self._statistics.counted()
+            if is_in_scope(each.name, globs) and (each.agent is None or each.agent.spec.monitoring.enable_metrics)
+        ]
+        found.sort(key=lambda each: each.name)
+        snapshot = Snapshot([], [], started_s=self._statistics.since_s)
+        seen = 0
+        for each in found:
+            snapshot.agents.append(self._figures(each))
+            workers = () if each.agent is None else each.agent.supervisors
+            for supervisor in workers[: MAX_WORKERS - len(snapshot.workers)]:
+                sample = self._limits.sample(supervisor)
+                if supervisor.worker.pid is not None:
+                    snapshot.workers.append(
+                        WorkerFigures(each.name, supervisor.id, sample.rss_bytes, sample.cpu_percent / 100)
+                    )
+            seen += 1 + len(workers)
+            if seen >= AT_ONCE:
+                seen = 0
+                await asyncio.sleep(0)
+        snapshot.agents = summed(snapshot.agents, MAX_NAMES)
+        snapshot.models = self._models(globs)
+        if globs is None:
+            frame = self._status.frame().daemon
+            snapshot.degraded = sorted({_part(each) for each in frame.degraded})
+            snapshot.is_draining = frame.draining
+            if frame.alerts is not None:
+                counts = frame.alerts
+                snapshot.alerts = {"sent": counts.sent, "failed": counts.failed, "suppressed": counts.suppressed}
+            snapshot.methods = {
+                name: (dict(each.durations), each.total_ms / 1000)
+                for name, each in sorted(self._statistics.methods.items())
+            }
+            snapshot.parts = {
+                name: PartFigures(int(part["active"]), int(part["memory_bytes"]), part["cpu_ms"] / 1000)
+                for name, part in self._statistics.overhead().items()
+            }
+        return snapshot
+
+    def _models(self, globs: Sequence[str] | None) -> list[ModelFigures]:
+        """Returns the figures of models: of those that agents which pass `globs` have called, what these have used."""
+        ledger = self._ledger
+        found: dict[str, ModelFigures] = {}
+        for (model, agent), sums in ledger.totals.items():
+            if is_in_scope(agent, globs):
+                each = found.setdefault(model, ModelFigures(model))
+                for part in ("input", "cached", "cache_write", "output"):
+                    each.tokens[part] = each.tokens.get(part, 0) + getattr(sums, part)
+                each.cost_cents += sums.cost_cents
+                each.estimated += sums.estimated
+        if globs is None:
+            for (model, outcome), count in ledger.outcomes.items():
+                found.setdefault(model, ModelFigures(model)).calls[outcome] = count
+            for (model, limit), count in ledger.refused.items():
+                found.setdefault(model, ModelFigures(model)).refused[limit] = count
+        return [found[name] for name in sorted(found)]
+
+    def _figures(self, counted: Counted) -> AgentFigures:
+        count: Count = counted.count
+        figures = AgentFigures(
+            counted.name,
+            counted.kind,
+            cpu_s=count.cpu_s,
+            starts=count.spawned,
+            restarts=count.restarts,
+            queued=self._tasks.queued(counted.name),
+            running=self._tasks.running(counted.name),
+            ok=count.ok,
+            failed=count.failed,
+            cancelled=count.cancelled,
+            durations=Counter(count.durations),
+            ended_s=count.window.total_ms / 1000,
+            tokens=count.tokens,
+            cost_cents=count.cost_cents,
+            tool_calls=count.tool_calls,
+        )
+        if counted.agent is not None:
+            figures.health = self._statistics.health_score(counted.agent)
+            self._add_workers(figures, counted.agent)
+        return figures
+
+    def _add_workers(self, figures: AgentFigures, agent: Agent) -> None:
+        limits = self._limits
+        for supervisor in agent.supervisors:
+            worker = supervisor.worker
+            figures.states[worker.state.value] += 1
+            figures.wanted += worker.wanted
+            figures.lost_lines += supervisor.log.lost_lines
+            if worker.pid is not None and worker.state is not State.INITIAL:
+                sample = limits.sample(supervisor)
+                figures.memory_bytes += sample.rss_bytes
+                figures.open_files += sample.open_files
+                figures.cpu_s += limits.cpu_s(supervisor)
+        if agent.spec.kind == "mcp":
+            stats = self._pool.stats(agent.name)
+            figures.in_flight, figures.waiting = stats.in_flight, stats.waiting
+            figures.retries, figures.refused = stats.retries, stats.refused
 
 
 def _part(degraded: str) -> str:
@@ -192,46 +255,3 @@ def summed(agents: Sequence[AgentFigures], most: int) -> list[AgentFigures]:
     for each in agents[most:]:
         others.setdefault(each.kind, AgentFigures(OTHERS, each.kind)).add(each)
     return [*agents[:most], *others.values()]
-
-
-def _figures(control: Control, counted: Counted) -> AgentFigures:
-    count: Count = counted.count
-    figures = AgentFigures(
-        counted.name,
-        counted.kind,
-        cpu_s=count.cpu_s,
-        starts=count.spawned,
-        restarts=count.restarts,
-        queued=control.tasks.queued(counted.name),
-        running=control.tasks.running(counted.name),
-        ok=count.ok,
-        failed=count.failed,
-        cancelled=count.cancelled,
-        durations=Counter(count.durations),
-        ended_s=count.window.total_ms / 1000,
-        tokens=count.tokens,
-        cost_cents=count.cost_cents,
-        tool_calls=count.tool_calls,
-    )
-    if counted.agent is not None:
-        figures.health = control.statistics.health_score(counted.agent)
-        _add_workers(control, figures, counted.agent)
-    return figures
-
-
-def _add_workers(control: Control, figures: AgentFigures, agent: Agent) -> None:
-    limits = control.status.limits
-    for supervisor in agent.supervisors:
-        worker = supervisor.worker
-        figures.states[worker.state.value] += 1
-        figures.wanted += worker.wanted
-        figures.lost_lines += supervisor.log.lost_lines
-        if worker.pid is not None and worker.state is not State.INITIAL:
-            sample = limits.sample(supervisor)
-            figures.memory_bytes += sample.rss_bytes
-            figures.open_files += sample.open_files
-            figures.cpu_s += limits.cpu_s(supervisor)
-    if agent.spec.kind == "mcp":
-        stats = control.pool.stats(agent.name)
-        figures.in_flight, figures.waiting = stats.in_flight, stats.waiting
-        figures.retries, figures.refused = stats.retries, stats.refused

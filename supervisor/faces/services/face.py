@@ -12,7 +12,8 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from corral.supervisor.api.table.table import Control, Permission
+from corral.supervisor.agents.membership.agents import Agents
+from corral.supervisor.api.table.table import Control
 from corral.supervisor.config.decoding.values import HttpAuth
 from corral.supervisor.tenants.tokens.scope import is_in_scope
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
@@ -29,6 +30,7 @@ from corral.worker.contract.errors import (
 from corral.worker.contract.misfit import misfit_of
 from corral.worker.contract.records import ENDED
 from corral.worker.contract.trace_context import KEY, valid
+from corral.worker.control.access import Rights
 from corral.worker.control.params import AttachParams
 
 from ..http.answers import Refused, answer, check_type, read_body, status_of
@@ -57,12 +59,12 @@ class RunBody(Struct, frozen=True, forbid_unknown_fields=True):
 class ServiceCaller:
     """Represents the client of one request to the method table; `outbox` holds the progress that waits for it."""
 
-    def __init__(self, client: HttpClient, permission: Permission) -> None:
+    def __init__(self, client: HttpClient, permission: Rights) -> None:
         self.supervisor: WorkerSupervisor | None = None
         self.name = f"http {client.name}"
         self.agents: Sequence[str] | None = None if client is ANONYMOUS else client.agents
         self.tenant = "" if client is ANONYMOUS else client.tenant
-        self.permission: Permission = permission
+        self.permission: Rights = permission
         self.who: Mapping[str, object] = client.who
         self.outbox = Outbox()
 
@@ -94,8 +96,8 @@ class HealthFace:
     prefix = "/health"
     open = True
 
-    def __init__(self, control: Control, name: str) -> None:
-        self._control = control
+    def __init__(self, agents: Agents, name: str) -> None:
+        self._agents = agents
         self._name = name
 
     async def serve(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
@@ -103,7 +105,7 @@ class HealthFace:
         if request.path != self.prefix:
             raise NotFound(f'cannot find "{request.path}"')
         _check_verb(request, "GET")
-        reasons = reasons_of(self._control.agents, self._name)
+        reasons = reasons_of(self._agents, self._name)
         state = "unavailable" if reasons else "ok"
         found = {"name": self._name, "status": state, "reasons": reasons}
         return answer(found, 503 if reasons else 200)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.api.table.table import Control
 from corral.supervisor.config.decoding.values import HttpAuth
 
@@ -79,13 +80,14 @@ class Listener:
         self,
         make_server: Callable[[Sequence[Face]], HttpServer],
         control: Control,
+        agents: Agents,
         name: str,
         auth: Callable[[], HttpAuth],
         *,
         scheme: str,
     ) -> None:
         self._traffic = _Traffic()
-        faces = (HealthFace(control, name), ServiceFace(control, name, auth))
+        faces = (HealthFace(agents, name), ServiceFace(control, name, auth))
         self.server = make_server([_Counting(face, self._traffic) for face in faces])
         self._scheme = scheme
         self.url = ""

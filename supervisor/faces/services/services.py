@@ -17,8 +17,8 @@ from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.config.decoding.values import HttpAuth, place_of
 from corral.supervisor.config.spec.references import check_addresses
 from corral.supervisor.config.spec.spec import Group, Spec
-from corral.supervisor.records.events.bus import Subscription
-from corral.supervisor.workers.supervision.shared import Shared
+from corral.supervisor.records.events.bus import Bus, Subscription
+from corral.supervisor.records.store.store import Store
 from corral.worker.contract.errors import Conflict, CorralError, InvalidParams
 from corral.worker.contract.records import ServiceStatus
 
@@ -79,11 +79,11 @@ class _Service:
 class AgentServices:
     """Holds all services of one daemon."""
 
-    def __init__(self, agents: Agents, shared: Shared, prepare: Callable[[], Listen], token_file: str) -> None:
+    def __init__(self, agents: Agents, bus: Bus, store: Store, token_file: str) -> None:
         self._agents = agents
-        self._bus = shared.bus
-        self._exposures = Exposures(shared.store)
-        self._prepare = prepare
+        self._bus = bus
+        self._exposures = Exposures(store)
+        self._prepare: Callable[[], Listen] | None = None
         self._listen: Listen | None = None
         self.token_file = token_file
         self._loop = asyncio.get_running_loop()
@@ -92,6 +92,10 @@ class AgentServices:
         self._leaving: dict[asyncio.Task[None], Listening] = {}
         self._changing = asyncio.Lock()
         self._wake = asyncio.Event()
+
+    def listen_by(self, prepare: Callable[[], Listen]) -> None:
+        """Takes what returns the opener of services, when the first is opened."""
+        self._prepare = prepare
 
     # -- what there is
 
@@ -179,6 +183,7 @@ class AgentServices:
 
     async def _listener(self, service: _Service) -> Listening:
         if self._listen is None:
+            assert self._prepare is not None, "it is there before a service is opened"
             self._listen = self._prepare()
         return await self._listen(service.name, service.address, lambda: service.auth)
 

@@ -1,7 +1,7 @@
 """Identifies the peer of a connection: pid and uid from the kernel, and its ancestors from /proc.
 
 A peer whose descent cannot be determined counts as inside: a worker may let a child connect that is dead when we look. The mark in
-the environment is never read, since any process can write it. Permissions are not decided here.
+the environment is never read, since any process can write it.
 """
 
 import errno
@@ -13,6 +13,14 @@ import socket
 import struct
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
+
+from corral.supervisor.agents.running.registry import Registry
+from corral.supervisor.tenants.registry.tenants import Tenants
+from corral.supervisor.workers.exec.execs import Execs
+from corral.supervisor.workers.process.command import Commands
+from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
+from corral.worker.contract.names import tenant_of
+from corral.worker.control.access import Rights
 
 SO_PEERPIDFD = getattr(socket, "SO_PEERPIDFD", 77)
 """Number of the socket option for a pidfd of the peer: Linux 6.5; Python has no name for it before 3.14."""
@@ -37,6 +45,70 @@ class Identity(NamedTuple):
         """Returns the peer as the audit names it; `agent` is there for a peer inside, and null where it is unknown."""
         who: dict[str, object] = {"uid": self.uid, "pid": self.pid}
         return {**who, "agent": self.agent} if self.is_inside else who
+
+
+class Peers:
+    """Knows the peers of the control socket, and what each may do: by its user, or by the worker in whose tree it is."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        tenants: Tenants,
+        commands: Commands,
+        execs: Execs,
+        group: str | None,
+        readers: str | None,
+    ) -> None:
+        self._registry = registry
+        self._tenants = tenants
+        self._commands = commands
+        self._execs = execs
+        self.group = group
+        self.readers = readers
+
+    def permission(self, identity: Identity) -> Rights | None:
+        """Returns the permission of a peer outside: the owner and root admin, the group's members operate, those of `readers` read."""
+        if identity.uid in (0, os.getuid()):
+            return "admin"
+        if self.group is not None and is_member(identity.uid, self.group):
+            return "operate"
+        is_reader = self.readers is not None and is_member(identity.uid, self.readers)
+        return "read" if is_reader else None
+
+    def granted(self, agent: str | None) -> Rights | None:
+        """Returns the permission of a peer inside the tree of an agent's worker, by the spec as it is now."""
+        if agent is None or tenant_of(agent):  # a tenant's agent has none, whatever its spec says
+            return None
+        found = self._registry.agents.get(agent)
+        return None if found is None or found.spec.control == "none" else found.spec.control
+
+    def tenant(self, identity: Identity) -> str:
+        """Returns the tenant that a peer is bound to, "" for none: that of the agent in whose tree it is, else that whose account it has."""
+        if identity.is_inside:
+            return tenant_of(identity.agent or "")
+        if identity.uid in (0, os.getuid()):
+            return ""
+        return self._tenants.with_uid(identity.uid)
+
+    def supervisor(self, leader: int | None) -> WorkerSupervisor | None:
+        """Returns the supervisor of the worker with this pid."""
+        if leader is None:
+            return None
+        supervisors = self._registry.lives()
+        return next((supervisor for supervisor in supervisors if supervisor.worker.pid == leader), None)
+
+    def identify(self, sock: socket.socket) -> Identity:
+        """Identifies the peer of a connection."""
+        return identify(sock, self._leaders)
+
+    def _leaders(self) -> dict[int, str]:
+        """Returns the pids of living workers and of commands beside them, with the names of their agents."""
+        found = {
+            supervisor.worker.pid: supervisor.spec.name
+            for supervisor in self._registry.lives()
+            if supervisor.worker.pid is not None
+        }
+        return found | self._commands.leaders() | self._execs.leaders()
 
 
 def identify(sock: socket.socket, leaders: Callable[[], Mapping[int, str]]) -> Identity:

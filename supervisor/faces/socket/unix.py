@@ -17,9 +17,10 @@ from collections.abc import Awaitable, Mapping, Sequence
 from corral import __version__
 from corral.mcp.endpoint.server import McpEndpoint
 from corral.mcp.protocol.caller import Caller
-from corral.supervisor.api.table.table import Control, Permission
+from corral.supervisor.api.table.table import Control
 from corral.supervisor.tasks.run.sender import METHOD as PART
 from corral.supervisor.tenants.tokens.scope import bound, lesser
+from corral.supervisor.tenants.tokens.tokens import Tokens
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.channel import Channel
 from corral.worker.contract.errors import (
@@ -31,12 +32,13 @@ from corral.worker.contract.errors import (
     ShuttingDown,
 )
 from corral.worker.contract.jsonrpc import Notification, Peer, Request
-from corral.worker.contract.names import tenant_of
+from corral.worker.control.access import Rights
 from corral.worker.control.params import AttachParams
 
 from ..http.clients import Clients, allowed
-from ..mcp.view import Client, ClientTools
-from .peer import Identity, identify, is_member
+from ..mcp.client_tools import ToolSources
+from ..mcp.offer import Client
+from .peer import Identity, Peers
 from .socket_lock import SocketLock
 
 MAX_CONNECTIONS = 4096
@@ -103,17 +105,19 @@ class Listener:
     def __init__(
         self,
         control: Control,
+        sources: ToolSources,
+        tokens: Tokens,
+        peers: Peers,
         lock: SocketLock,
         *,
-        group: str | None,
-        readers: str | None = None,
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
-        self._control = control
+        self.control = control
+        self.sources = sources
+        self.tokens = tokens
+        self.peers = peers
         self._lock = lock
-        self._group = group
-        self._readers = readers
-        self._loop = control.loop
+        self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
         self._reserve = Reserve(RESERVE)
         self._spare = Reserve(1)
@@ -128,7 +132,7 @@ class Listener:
 
     def open(self) -> None:
         """Starts to listen."""
-        self._socket = self._lock.listen(self._group, self._readers)
+        self._socket = self._lock.listen(self.peers.group, self.peers.readers)
         self._loop.add_reader(self._socket.fileno(), self._accept)
 
     def _accept(self) -> None:
@@ -201,7 +205,7 @@ class Listener:
         return self._reserve.is_whole
 
     def _connection(self) -> "Connection":
-        connection = Connection(self._control, self)
+        connection = Connection(self)
         self._connections.add(connection)
         return connection
 
@@ -217,54 +221,13 @@ class Listener:
         if not self.closing:
             self._refill()
 
-    def permission(self, identity: Identity) -> Permission | None:
-        """Returns the permission of a peer outside: the owner and root admin, the group's members operate, those of `readers` read."""
-        if identity.uid in (0, os.getuid()):
-            return "admin"
-        if self._group is not None and is_member(identity.uid, self._group):
-            return "operate"
-        is_reader = self._readers is not None and is_member(identity.uid, self._readers)
-        return "read" if is_reader else None
-
-    def granted(self, agent: str | None) -> Permission | None:
-        """Returns the permission of a peer inside the tree of an agent's worker, by the spec as it is now."""
-        if agent is None or tenant_of(agent):  # a tenant's agent has none, whatever its spec says
-            return None
-        found = self._control.agents.agents.get(agent)
-        return None if found is None or found.spec.control == "none" else found.spec.control
-
-    def tenant(self, identity: Identity) -> str:
-        """Returns the tenant that a peer is bound to, "" for none: that of the agent in whose tree it is, else that whose account it has."""
-        if identity.is_inside:
-            return tenant_of(identity.agent or "")
-        if identity.uid in (0, os.getuid()):
-            return ""
-        return self._control.tenants.with_uid(identity.uid)
-
-    def supervisor(self, leader: int | None) -> WorkerSupervisor | None:
-        """Returns the supervisor of the worker with this pid."""
-        if leader is None:
-            return None
-        supervisors = self._control.agents.registry.lives()
-        return next((supervisor for supervisor in supervisors if supervisor.worker.pid == leader), None)
-
     def identify(self, sock: socket.socket) -> Identity:
         """Identifies the peer of a connection."""
         self._spare.spend()  # /proc can be read also when there are no other descriptors
         try:
-            return identify(sock, self._leaders)
+            return self.peers.identify(sock)
         finally:
             self._spare.refill()
-
-    def _leaders(self) -> dict[int, str]:
-        """Returns the pids of living workers and of commands beside them, with the names of their agents."""
-        found = {
-            supervisor.worker.pid: supervisor.spec.name
-            for supervisor in self._control.agents.registry.lives()
-            if supervisor.worker.pid is not None
-        }
-        commands = self._control.shared.probes.commands
-        return found | commands.leaders() | self._control.execs.leaders()
 
     async def close(self) -> None:
         """Stops listening and closes every connection, after what is queued for it was sent."""
@@ -286,7 +249,7 @@ class Listener:
 class Connection(Channel):
     """Represents the connection of one client."""
 
-    def __init__(self, control: Control, listener: Listener) -> None:
+    def __init__(self, listener: Listener) -> None:
         token = os.urandom(6).hex()
         super().__init__(
             # Ids of requests to an MCP client are never those of an earlier connection of its `corral mcp serve`.
@@ -296,17 +259,19 @@ class Connection(Channel):
             on_notification=self._on_notification,
             on_closed=self._closed,
         )
-        self.permission: Permission = "read"
+        self.permission: Rights = "read"
         self.who: Mapping[str, object] = {}
         self.agents: Sequence[str] | None = None
         self.tenant = ""
         self._bound = ""
         self._digest: bytes | None = None
         self._has_logged_in = False
-        self._control = control
+        self._control = listener.control
+        self._tokens = listener.tokens
+        self._peers = listener.peers
         self._listener = listener
         self._identity = Identity(0, 0, is_inside=True, agent=None)
-        self._outside: Permission | None = None
+        self._outside: Rights | None = None
         self._token = token
         self.supervisor: WorkerSupervisor | None = None
         self._endpoint: McpEndpoint | None = None
@@ -319,10 +284,10 @@ class Connection(Channel):
         self.name = f"uid {self._identity.uid} pid {self._identity.pid}"
         self.who = self._identity.who
         if not self._identity.is_inside:
-            self._outside = self._listener.permission(self._identity)
+            self._outside = self._peers.permission(self._identity)
         else:
-            self.supervisor = self._listener.supervisor(self._identity.leader)
-        self._bound = self.tenant = self._listener.tenant(self._identity)
+            self.supervisor = self._peers.supervisor(self._identity.leader)
+        self._bound = self.tenant = self._peers.tenant(self._identity)
         if self.tenant:
             self.who = {**self.who, "tenant": self.tenant}
         self._take_place()
@@ -330,7 +295,7 @@ class Connection(Channel):
 
     def _take_place(self) -> None:
         """Takes a place among the connections of its client; without one it is served nothing, and ends."""
-        grant = None if self._digest is None else self._control.tokens.permitted(self._digest)
+        grant = None if self._digest is None else self._tokens.permitted(self._digest)
         if self._bound:
             owner = f'tenant "{self._bound}"'
         elif grant is not None:
@@ -358,7 +323,7 @@ class Connection(Channel):
         if permission is None and request.method == "mcp.attach" and is_agent:
             permission = "read"  # the tools of its agent are a worker's without any control
         if permission is None:
-            if self._digest is not None and self._control.tokens.permitted(self._digest) is None:
+            if self._digest is not None and self._tokens.permitted(self._digest) is None:
                 raise PermissionDenied(
                     f"cannot serve {self.name}: the token has expired or was removed", reason="token"
                 )
@@ -375,24 +340,24 @@ class Connection(Channel):
         self.agents = self._agents()
         return await self._control.call(request.method, request.params, self)
 
-    def _granted(self) -> Permission | None:
+    def _granted(self) -> Rights | None:
         """Returns its permission: inside a tree only the spec counts, as it is now, and not the user; a token only restricts it."""
-        own = self._listener.granted(self._identity.agent) if self._identity.is_inside else self._outside
+        own = self._peers.granted(self._identity.agent) if self._identity.is_inside else self._outside
         if self._digest is None:
             return own
-        grant = self._control.tokens.permitted(self._digest)
+        grant = self._tokens.permitted(self._digest)
         return None if own is None or grant is None else lesser(own, grant.rights)
 
     def _agents(self) -> Sequence[str] | None:
         """Returns the globs of the agents that it may know, of its tenant alone where it has one; None for all."""
         if self._digest is None:
             return bound(None, self._bound)
-        grant = self._control.tokens.permitted(self._digest)
+        grant = self._tokens.permitted(self._digest)
         return () if grant is None else bound(grant.agents, self._bound)
 
     def log_in(self, digest: bytes | None, tenant: str) -> None:
         """Restricts the connection to what the token of a digest permits, at each call as it is then, and to a tenant."""
-        grant = None if digest is None else self._control.tokens.permitted(digest)
+        grant = None if digest is None else self._tokens.permitted(digest)
         if self._has_logged_in or (digest is not None and grant is None):
             raise Conflict("cannot log in: this connection has logged in already")
         self._has_logged_in = True
@@ -411,7 +376,7 @@ class Connection(Channel):
 
     def notify(self, method: str, params: Mapping[str, object] | None = None) -> None:
         """Sends a notification; a connection whose token has expired or was removed ends instead."""
-        if self._digest is not None and self._control.tokens.permitted(self._digest) is None:
+        if self._digest is not None and self._tokens.permitted(self._digest) is None:
             self.close(PermissionDenied("cannot go on: the token has expired or was removed", reason="token"))
             return
         if method == PART:  # a reader of parts that is slow is told what it lost
@@ -424,7 +389,7 @@ class Connection(Channel):
         """Switches the connection to MCP."""
         sharer = self._identity.agent or f"client {self._token}"
         client = Client(self.name, sharer, self.who, self._granted, self.supervisor, self._agents, self._bound)
-        client_tools = ClientTools(self._control, client, view)
+        client_tools = self._listener.sources.tools_of(client, view)
         caller = Caller(name=self.name, sharer=sharer)
         self._endpoint = McpEndpoint(
             client_tools, version=__version__, caller=caller, notify=self.notify, tasks=client_tools.tasks

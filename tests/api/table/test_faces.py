@@ -1,5 +1,7 @@
 """The method table: each method has all faces, a result with a schema, and an example; a new one without them fails here."""
 
+import importlib
+import pkgutil
 from collections import defaultdict
 
 import click
@@ -8,7 +10,8 @@ import pytest
 
 from corral import AgentRuntime, Runtime
 from corral.cli.__main__ import command_line
-from corral.supervisor.api.daemon_methods.all import HANDLERS
+from corral.supervisor.api import agent_methods, daemon_methods, task_methods
+from corral.supervisor.api.table.handlers import SERVES
 from corral.supervisor.api.table.openrpc import components, openrpc, results_of
 from corral.worker.contract.records import Task
 from corral.worker.control.results import TaskInShort
@@ -64,8 +67,16 @@ def _is_command(words: str) -> bool:
     return command is not None
 
 
-def test_each_method_is_served_and_nothing_else_is() -> None:
-    assert HANDLERS.keys() == METHODS.keys()
+def test_each_method_is_served_once_and_nothing_else_is() -> None:
+    served: list[str] = []
+    for room in (agent_methods, daemon_methods, task_methods):
+        for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
+            for each in vars(importlib.import_module(module.name)).values():
+                if isinstance(each, type) and each.__module__ == module.name:
+                    served += [
+                        getattr(function, SERVES) for function in vars(each).values() if hasattr(function, SERVES)
+                    ]
+    assert sorted(served) == sorted(METHODS)
 
 
 def test_no_two_methods_have_one_python_name() -> None:

@@ -15,10 +15,11 @@ from typing import Any, cast
 import pytest
 import uvloop
 
+from corral.supervisor.agents.running.registry import Registry
 from corral.supervisor.api.table.table import Control
-from corral.supervisor.faces.socket.peer import identify
+from corral.supervisor.faces.socket.peer import Peers, identify
 from corral.supervisor.faces.socket.socket_lock import FIRST_INHERITED_FD, SocketLock
-from corral.supervisor.faces.socket.unix import RESERVE, Listener, Reserve
+from corral.supervisor.faces.socket.unix import MAX_CONNECTIONS, RESERVE, Listener, Reserve
 from corral.worker.contract.errors import Conflict, InvalidParams, PermissionDenied
 
 pytestmark = pytest.mark.shell
@@ -29,24 +30,36 @@ BOUND_S = 60.0
 class Table:
     """The method table's place: every call is answered with who has called."""
 
-    def __init__(self, grants: Mapping[int, tuple[str, str]]) -> None:
-        self.loop = asyncio.get_running_loop()
-        workers = [
-            SimpleNamespace(worker=SimpleNamespace(pid=pid), spec=SimpleNamespace(name=name))
-            for pid, (name, _) in grants.items()
-        ]
-        specs = {name: SimpleNamespace(spec=SimpleNamespace(control=control)) for name, control in grants.values()}
-        registry = SimpleNamespace(lives=lambda: workers)
-        self.agents = SimpleNamespace(registry=registry, agents=specs)
-        no_commands = SimpleNamespace(leaders=dict)
-        self.shared = SimpleNamespace(probes=SimpleNamespace(commands=no_commands))
-        self.execs = SimpleNamespace(leaders=dict)
-
     def note_refused(self, *_: object) -> None:
         """What is refused is recorded elsewhere."""
 
     async def call(self, _name: str, _params: Mapping[str, object], caller: Any) -> object:
         return {"permission": caller.permission}
+
+
+class Workers:
+    """Workers by their pids, each with the name of its agent and what `control` of that grants."""
+
+    def __init__(self, grants: Mapping[int, tuple[str, str]]) -> None:
+        self.grants = grants
+
+    @property
+    def agents(self) -> dict[str, object]:
+        specs = self.grants.values()
+        return {name: SimpleNamespace(spec=SimpleNamespace(control=control)) for name, control in specs}
+
+    def lives(self) -> list[object]:
+        return [
+            SimpleNamespace(worker=SimpleNamespace(pid=pid), spec=SimpleNamespace(name=name))
+            for pid, (name, _) in self.grants.items()
+        ]
+
+
+def listener_of(lock: SocketLock, workers: Workers, *, max_connections: int = MAX_CONNECTIONS) -> Listener:
+    no_commands: Any = SimpleNamespace(leaders=dict)
+    of_nothing: Any = None
+    peers = Peers(cast("Registry", workers), of_nothing, no_commands, no_commands, None, None)
+    return Listener(cast("Control", Table()), of_nothing, of_nothing, peers, lock, max_connections=max_connections)
 
 
 def serve(
@@ -56,8 +69,7 @@ def serve(
 
     async def run() -> str:
         lock = SocketLock(path)
-        table = cast("Control", Table(grants or {}))
-        listener = Listener(table, lock, group=None, max_connections=max_connections)
+        listener = listener_of(lock, Workers(grants or {}), max_connections=max_connections)
         listener.open()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -193,14 +205,14 @@ print(Client(sys.argv[1]).call("x")["permission"])
     async def run(granted: str) -> str:
         lock = SocketLock(tmp_path / "s")
         grants: dict[int, tuple[str, str]] = {}
-        table = Table(grants)
-        listener = Listener(cast("Control", table), lock, group=None)
+        workers = Workers(grants)
+        listener = listener_of(lock, workers)
         listener.open()
         process = await asyncio.create_subprocess_exec(
             "bash", "-c", 'read; exec "$@"', "bash", sys.executable, "-c", client, str(tmp_path / "s"),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
-        table.agents = Table({process.pid: ("it", granted)}).agents
+        workers.grants = {process.pid: ("it", granted)}
         async with asyncio.timeout(BOUND_S):
             out, _ = await process.communicate(b"\n")
         await listener.close()
@@ -293,10 +305,10 @@ for one in many[{RESERVE}:]:             # …and the others when there is room 
 
     async def run() -> int:
         lock = SocketLock(tmp_path / "s")
-        table = Table({})
+        workers = Workers({})
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", client, str(tmp_path / "s"))
-        table.agents = Table({process.pid: ("it", "admin")}).agents
-        listener = Listener(cast("Control", table), lock, group=None)
+        workers.grants = {process.pid: ("it", "admin")}
+        listener = listener_of(lock, workers)
         listener.open()
         try:
             with open(go, "wb") as started, no_descriptors():

@@ -18,7 +18,11 @@ import pytest
 import uvloop
 
 from configurations import in_force
-from corral.supervisor.api.table.table import Control, Permission, Serve
+from corral.supervisor.api.table.admission import Admission
+from corral.supervisor.api.table.call_record import CallAudit
+from corral.supervisor.api.table.cluster import JoinedCluster
+from corral.supervisor.api.table.handlers import Handler
+from corral.supervisor.api.table.table import Control
 from corral.supervisor.config.spec.spec import Audit as Keys
 from corral.supervisor.records.audit import hash_chain
 from corral.supervisor.records.audit import log as audit_module
@@ -28,8 +32,8 @@ from corral.supervisor.records.store import schema
 from corral.supervisor.records.store.schema import MIGRATIONS
 from corral.supervisor.records.store.store import Store
 from corral.supervisor.tenants.quotas.turns import CallTurns
-from corral.supervisor.tenants.tokens.change_rate import ChangeRate
 from corral.worker.contract.errors import Conflict, CorralError, Overloaded, PermissionDenied, ResourceLimitExceeded
+from corral.worker.control.access import Rights
 from corral.worker.control.params import NoParams
 from corral.worker.control.results import Done
 from corral.worker.methods.faces import faces
@@ -577,25 +581,19 @@ def lasted(name: str, seconds: float) -> None:
     """Statistics of no use here."""
 
 
-def control(audit: Audit, serve: Serve[NoParams, object], *, permission: Permission = "operate") -> Control:
+def control(audit: Audit, serve: Handler, *, permission: Rights = "operate") -> Control:
     """A method table with one change, `test.change`, and nothing behind it."""
     change = Signature("test.change", NoParams, Done)
-    entry = method(change, access(permission, recorded="always"), faces(), "Changes.")
-    rooms: dict[str, Any] = dict.fromkeys(Control.__dataclass_fields__)  # the method asks for nothing
-    rooms |= {
-        "audit": audit,
-        "methods": {entry.name: entry},
-        "handlers": {entry.name: serve},
-        "loop": asyncio.get_running_loop(),
-    }
-    daemon = SimpleNamespace(max_changes_per_minute=0)
-    rooms |= {"turns": CallTurns(asyncio.get_running_loop())}
-    rooms |= {"agents": SimpleNamespace(config=SimpleNamespace(daemon=daemon))}
-    rooms |= {"change_rate": ChangeRate(), "statistics": SimpleNamespace(served=lasted)}
-    return Control(**rooms)
+    entry: Any = method(change, access(permission, recorded="always"), faces(), "Changes.")
+    nothing: Any = None  # of what the method does not ask for
+    statistics: Any = SimpleNamespace(served=lasted)
+    admission = Admission(in_force(), nothing, nothing, nothing, nothing, nothing, audit)
+    turns = CallTurns(asyncio.get_running_loop())
+    calls = CallAudit(audit, nothing, nothing)
+    return Control({entry.name: entry}, {entry.name: serve}, admission, calls, turns, statistics, JoinedCluster())
 
 
-def caller(permission: Permission = "operate") -> Any:  # as much of a Caller as is looked at
+def caller(permission: Rights = "operate") -> Any:  # as much of a Caller as is looked at
     return SimpleNamespace(name="test", permission=permission, who={"uid": 7, "pid": 8}, agents=None, tenant="")
 
 

@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 
 from configurations import configuration, in_force
-from corral.supervisor.api.daemon_methods.observe import EventFollower
+from corral.supervisor.api.daemon_methods.event import EventFollower
 from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.config.spec.spec import Events
 from corral.supervisor.records.events.bus import QUEUE_LIMIT, RESERVE, Bus

@@ -2,12 +2,11 @@
 
 import asyncio
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
-from corral.supervisor.api.table.table import Caller, Control
+from corral.supervisor.api.table.caller import Caller
 from corral.supervisor.api.task_methods.task import ProgressSender
 from corral.supervisor.tasks.run.attempt import ALARMS_SLACK, Alarms
 from corral.worker.contract.records import Task
@@ -77,9 +76,8 @@ class Heard:
 
 
 def listener_for(heard: Heard) -> ProgressSender:
-    """What `task.run` listens with; it needs a loop of the daemon and a way to the caller, and nothing else."""
-    control = SimpleNamespace(loop=asyncio.get_running_loop())
-    return ProgressSender(cast(Control, control), cast(Caller, heard))
+    """What `task.run` listens with; it needs a way to the caller."""
+    return ProgressSender(cast(Caller, heard))
 
 
 RUNNING = Task(id="1", agent="a", state="running")
