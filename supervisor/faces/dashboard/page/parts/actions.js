@@ -9,7 +9,7 @@ import { may } from "./model.js";
 const on = (node) => (node ? ` on ${node}` : "");
 
 const VERBS = {
-  start: { done: "started", text: "It is started, and kept up from then on." },
+  start: { done: "started", text: "It is started, and restarted when it fails." },
   stop: { done: "stopped", danger: true, text: "Its workers end, each within its grace period. It stays down until it is started." },
   restart: { done: "restarted", text: "Its workers are stopped and started again. A running task is queued again unless it ends in time." },
   pause: { done: "paused", text: "All its processes are frozen until it is resumed." },

@@ -21,7 +21,7 @@ export function lifelines(name, node, key) {
   const chips = h("div", { className: "chips right", role: "group", "aria-label": "Range" }, RANGES.map(([label, seconds]) => h("button", { type: "button", "data-s": seconds, on: { click: () => { rangeS = seconds; load(); } } }, label)));
   const place = h("div", { className: "pad" });
   const legend = h("p", { className: "legend pad" }, "Busy times are shown only since you opened this page.");
-  const element = h("section", { className: "panel", "aria-label": "Lives of the workers" }, h("div", { className: "title" }, h("h2", {}, "Lives"), chips), place, legend);
+  const element = h("section", { className: "panel", "aria-label": "States of the workers over time" }, h("div", { className: "title" }, h("h2", {}, "States over time"), chips), place, legend);
 
   function take(event) {
     if (event.type !== "worker.state" || event.agent !== name || (node && event.node !== node)) return;

@@ -90,7 +90,7 @@ function listView(kind, title, query) {
   const table = virtualTable({
     columns: columnsOf(kind), label: title, keyOf: (entry) => entry.key, order: { key: "name", down: false },
     open: (entry) => { location.hash = `#/${base}/${encodeURIComponent(entry.key)}`; },
-    empty: kind === "mcp" ? "No MCP server fits." : "No agent fits.",
+    empty: kind === "mcp" ? "No MCP server matches." : "No agent matches.",
   });
   const element = h("div", { className: "stack" }, h("div", { className: "bar" }, h("h1", {}, title), filter, chips, number), table.element);
   let drawn = -1;

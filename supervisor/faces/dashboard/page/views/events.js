@@ -29,7 +29,7 @@ export function eventTable({ agent = "", node = null, withAgent = false, text = 
   const hold = h("button", { type: "button", "aria-pressed": "false", on: { click: toggle } }, "Hold");
   const note = h("span", { className: "muted", role: "status" });
   const table = virtualTable({
-    label: "Events", keyOf: eventKey, rowHeight: 28, empty: "No event fits.",
+    label: "Events", keyOf: eventKey, rowHeight: 28, empty: "No event matches.",
     columns: [
       { key: "at", label: "Time", width: "126px", phone: "62px", text: (event) => clock(event.at) },
       { key: "type", label: "Type", width: "minmax(130px, 0.7fr)", low: true, text: (event) => event.type },

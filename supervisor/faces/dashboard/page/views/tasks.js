@@ -47,7 +47,7 @@ export function taskTable({ agent = "", node = null, state = "", withAgent = fal
   const name = h("input", { type: "search", placeholder: "Agent", "aria-label": "Agent", value: agent, on: { change: () => reload() } });
   const note = h("span", { className: "muted", role: "status" });
   const table = virtualTable({
-    label: "Tasks", keyOf: (task) => task.id, open: (task) => { location.hash = `#/tasks/${encodeURIComponent(task.id)}`; }, onEnd: () => load(), empty: "No task fits.",
+    label: "Tasks", keyOf: (task) => task.id, open: (task) => { location.hash = `#/tasks/${encodeURIComponent(task.id)}`; }, onEnd: () => load(), empty: "No task matches.",
     columns: [
       { key: "state", label: "State", width: "96px", phone: "88px", sort: (each) => each.state, render: renderState },
       { key: "id", label: "Task", width: "112px", phone: "92px", sort: (each) => each.id, render: renderId },
