@@ -111,7 +111,6 @@ def make_tasks(
     writer.subscribe(approvals)
     call_rates = CallRates(bus)
     call_records = CallRecords(bus, registry, audit, CallHistory(store))
-    tool_calls = ToolCalls(agents, tasks, pool, call_rates, call_records, approvals, tracing)
     return TasksGroup(
         tasks,
         backlog,
@@ -127,6 +126,6 @@ def make_tasks(
         approvals,
         call_rates,
         call_records,
-        tool_calls,
+        ToolCalls(agents, tasks, pool, call_rates, call_records, approvals, tracing),
         schedules,
     )

@@ -176,8 +176,7 @@ def write_archive(
     """Writes an archive: the same bytes for the same manifest, contents and signature, by one version of zstd."""
     import zstandard  # noqa: PLC0415  # only who builds or reads packages pays
 
-    encoded = manifest.encode()
-    parts = {MANIFEST: encoded} | ({SIGNATURE: signature} if signature else {})
+    parts = {MANIFEST: manifest.encode()} | ({SIGNATURE: signature} if signature else {})
     total = sum(_space(len(data)) for data in parts.values()) + len(END)
     total += sum(_space(entry.size) for entry in manifest.files)
     parameters = zstandard.ZstdCompressionParameters(
@@ -348,8 +347,7 @@ def _content(tar: _Tar, entry: FileEntry, sink: Sink) -> None:
         sink.write(data)
         left -= len(data)
     if found.hexdigest() != entry.sha256:
-        words = f"the content of {entry.path!a} is not the one in the manifest"
-        raise damaged(words, path=entry.path)
+        raise damaged(f"the content of {entry.path!a} is not the one in the manifest", path=entry.path)
     tar.expect(_padding(entry.size), "the padding")
 
 
@@ -424,8 +422,7 @@ def _frame_content(source: BinaryIO) -> int:
             raise refused("it ends too early")
         if block & 1:
             if at + 4 != end:
-                words = "it ends too early" if at + 4 > end else "it has more after its end"
-                raise refused(words)
+                raise refused("it ends too early" if at + 4 > end else "it has more after its end")
             return size
     raise refused("its compression has more blocks than content")
 

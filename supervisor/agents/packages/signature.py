@@ -56,8 +56,7 @@ def verify(data: bytes, manifest: bytes) -> str:
         key = Ed25519PublicKey.from_public_bytes(public_bytes(found.key))
         key.verify(_bytes(found.signature), DOMAIN + manifest)
     except InvalidSignature as error:
-        words = f"its signature by {found.key} is not one of this content"
-        raise refused(words, key=found.key) from error
+        raise refused(f"its signature by {found.key} is not one of this content", key=found.key) from error
     except ValueError as error:
         raise refused(f"its signature is damaged: {error}") from error
     return found.key
@@ -123,11 +122,9 @@ def read_secret(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise NotFound(f'cannot sign: there is no key "{path}"', path=str(path)) from error
     except OSError as error:
-        words = f'cannot sign with "{path}": {(error.strerror or "").lower()}'
-        raise InvalidParams(words, path=str(path)) from error
+        raise InvalidParams(f'cannot sign with "{path}": {(error.strerror or "").lower()}', path=str(path)) from error
     if mode & 0o077:
-        words = f'cannot sign with "{path}": others can read it; chmod 600 it'
-        raise PermissionDenied(words, path=str(path))
+        raise PermissionDenied(f'cannot sign with "{path}": others can read it; chmod 600 it', path=str(path))
     try:
         secret = _bytes(text.removeprefix(SECRET_PREFIX))
     except ValueError:

@@ -333,5 +333,4 @@ def _check_secrets(document: Document, spec: PackageSpec) -> None:
     found = _check_agent(document, spec.name, spec.agent)
     if lacking := sorted(referred(found.expandable) - declared):
         key: KeyPath = ("needs", "secrets")
-        reason = f'the agent uses "{lacking[0]}": name it here'
-        raise document.error(key, None, reason)
+        raise document.error(key, None, f'the agent uses "{lacking[0]}": name it here')

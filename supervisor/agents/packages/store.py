@@ -237,8 +237,7 @@ class Packages:
         limit = TENANT_PACKAGES_MAX if record.tenant else PACKAGES_MAX
         count = sum(each.tenant == record.tenant for each in self._kept.values())
         if count >= limit:
-            words = f"cannot add a package: there are {limit}"
-            raise ResourceLimitExceeded(words, limit=limit, value=count)
+            raise ResourceLimitExceeded(f"cannot add a package: there are {limit}", limit=limit, value=count)
         target = self._path(record.digest, record.tenant)
         await asyncio.to_thread(_place, path, target)
         sealed = seal(msgspec.json.encode(record), compress=True)
@@ -278,8 +277,7 @@ class Packages:
             key = found.name, found.spec.version
             await self._store.write(("DELETE FROM package WHERE name = ? AND version = ?", key))
             del self._kept[key]
-            path = self._path(found.digest, found.tenant)
-            await asyncio.to_thread(path.unlink, missing_ok=True)
+            await asyncio.to_thread(self._path(found.digest, found.tenant).unlink, missing_ok=True)
             return found
 
     def forget(self, tenant: str) -> None:
@@ -310,8 +308,7 @@ class Packages:
     async def find(self, reference: str) -> Stored:
         """Returns the package that a reference names, after each byte of it was verified."""
         found = self.of(reference)
-        package = await asyncio.to_thread(self._checked, found.digest, found.tenant)
-        self._check_signature(package)
+        self._check_signature(await asyncio.to_thread(self._checked, found.digest, found.tenant))
         return found
 
     def unpack(self, digest: str, target: Path, tenant: str = "") -> None:
@@ -367,8 +364,7 @@ class Packages:
 
 def no_package(reference: str) -> NotFound:
     """Returns the error of a reference that names no package."""
-    words = f'cannot find a package "{reference}"; corral package list shows all'
-    return NotFound(words, package=reference)
+    return NotFound(f'cannot find a package "{reference}"; corral package list shows all', package=reference)
 
 
 async def _finished(work: Coroutine[object, object, T]) -> T:

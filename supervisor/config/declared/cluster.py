@@ -161,8 +161,7 @@ def decode_cluster(document: Document, table: Mapping[str, object]) -> ClusterSe
         other = "tls_key" if found.tls_key is None else "tls_certificate"
         raise document.error(("cluster", other), None, f"it is missing: {given} needs it")
     if not LEASE_MIN_S <= found.lease <= LEASE_MAX_S:
-        reason = f"write {LEASE_MIN_S} s to {LEASE_MAX_S} s"
-        raise document.error(("cluster", "lease"), found.lease, reason)
+        raise document.error(("cluster", "lease"), found.lease, f"write {LEASE_MIN_S} s to {LEASE_MAX_S} s")
     if found.beat * BEATS_MIN > found.lease - BEFORE_END_S:
         reason = f"{BEATS_MIN} beats have to fit into lease less {BEFORE_END_S} s"
         raise document.error(("cluster", "beat"), found.beat, reason)

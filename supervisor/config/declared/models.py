@@ -143,11 +143,9 @@ def decode_models(
 
     def decode(path: KeyPath, name: str, table: object) -> DeclaredModel:
         if not re.fullmatch(LOCAL, name):
-            reason = "a name has 1 to 48 letters, digits, _ and -, and starts with a letter"
-            raise document.error(path, name, reason)
+            raise document.error(path, name, "a name has 1 to 48 letters, digits, _ and -, and starts with a letter")
         if (other := names.setdefault(variable(name, "URL"), name)) != name:
-            reason = f'the model "{other}" has the same variable, {variable(name, "URL")}'
-            raise document.error(path, name, reason)
+            raise document.error(path, name, f'the model "{other}" has the same variable, {variable(name, "URL")}')
         return _model(document, path, name, table, tenants)
 
     found, broken = document.decode_named("models", tables, decode)
@@ -180,8 +178,7 @@ def _model(document: Document, path: KeyPath, name: str, table: object, tenants:
     model = DeclaredModel(name=name, **keys)
     for tenant in model.tenants:
         if tenant != ALL_TENANTS and tenant not in tenants:
-            reason = f"no tenant has this name: write [tenants.{tenant}]"
-            raise document.error((*path, "tenants"), tenant, reason)
+            raise document.error((*path, "tenants"), tenant, f"no tenant has this name: write [tenants.{tenant}]")
     return model
 
 

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from ..decoding.decoder import decode_inline
-from ..decoding.keys import Change, fields_of, schema_of
+from ..decoding.keys import Change, differing, fields_of, listed, schema_of
 from ..decoding.shapes import accepts
 from ..decoding.values import Refused, each, matching, web_url
 
@@ -105,6 +105,4 @@ def _check_grant(found: Oauth) -> None:
 
 def oauth_as_table(oauth: Oauth) -> dict[str, object]:
     """Returns the smallest table from which `oauth_table` makes an equal Oauth."""
-    usual = Oauth()
-    keys = (key for key in OAUTH_KEYS if getattr(oauth, key) != getattr(usual, key))
-    return {key: list(value) if isinstance(value := getattr(oauth, key), tuple) else value for key in keys}
+    return {key: listed(value) for key, value in differing(oauth, Oauth()).items()}

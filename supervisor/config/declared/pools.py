@@ -9,7 +9,7 @@ from corral.worker.contract.names import FULL, tenant_of
 
 from ..decoding.decoder import Document, KeyPath
 from ..decoding.keys import fields_of
-from ..decoding.values import KIB, Bytes, Seconds, at_least, did_you_mean, matching
+from ..decoding.values import KIB, Bytes, Seconds, between, did_you_mean, matching
 from .naming import why_no_name
 
 a_pool = matching(FULL, "the name of a pool")
@@ -25,7 +25,7 @@ class DeclaredPool(Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    max_bytes: Annotated[Bytes, at_least(KIB)]
+    max_bytes: Annotated[Bytes, between(KIB, None)]
     """Size of the sessions and keys of its agents together, as JSON."""
     overflow: Overflow = "evict"
     """For a write that finds it full: the least recently used sessions and keys are removed, the write is refused, or

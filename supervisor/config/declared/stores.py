@@ -153,11 +153,9 @@ def decode_stores(document: Document, tables: Mapping[str, object]) -> tuple[dic
 
     def decode(path: KeyPath, name: str, table: object) -> DeclaredStore:
         if not re.fullmatch(FULL, name):
-            reason = "a name has 1 to 48 letters, digits, _ and -, and starts with a letter"
-            raise document.error(path, name, reason)
+            raise document.error(path, name, "a name has 1 to 48 letters, digits, _ and -, and starts with a letter")
         if (other := names.setdefault((tenant_of(name), variable_of(name)), name)) != name:
-            reason = f'the store "{other}" has the same variable, {variable_of(name)}'
-            raise document.error(path, name, reason)
+            raise document.error(path, name, f'the store "{other}" has the same variable, {variable_of(name)}')
         return _store(document, path, name, table)
 
     return document.decode_named("stores", tables, decode)

@@ -60,8 +60,7 @@ def decode_key(
         try:  # "2" from a variable is a number where the key wants one
             value = _ruled(as_value(raw), field.rules)
         except Refused:
-            reason = f"{refused.reason}; its variables are expanded"
-            raise RefusedKey(key, as_written(raw), reason) from refused
+            raise RefusedKey(key, as_written(raw), f"{refused.reason}; its variables are expanded") from refused
     if not field.is_path or (key == "python" and "/" not in value):  # found in PATH
         return value
     if isinstance(value, str):
@@ -279,8 +278,7 @@ class Document:
             what = key
         else:
             what = f"[{key}]" if isinstance(value, Mapping) else f"{key} = {_brief(shown)}"
-        words = ": ".join(filter(None, (where, what, _one_line(reason))))
-        return InvalidParams(words, **facts)
+        return InvalidParams(": ".join(filter(None, (where, what, _one_line(reason)))), **facts)
 
     # -- collecting
 

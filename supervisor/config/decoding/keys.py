@@ -28,7 +28,7 @@ from msgspec import NODEFAULT, Struct
 from msgspec.structs import FieldInfo, fields
 
 from .shapes import Rule, Schema, Shape, closed_object, or_variable, shape_of
-from .values import boolean, file_path, file_paths, one_of
+from .values import boolean, file_path, file_paths, is_list, one_of
 
 Change = Literal["live", "restart", "daemon", "daemon, live"]
 """What a changed value costs.
@@ -125,6 +125,17 @@ def _field(hint: object, default: object, usual: Change) -> Field | None:
     if not rules or COMPUTED in marks:
         return None
     return Field(rules, file_path in rules or file_paths in rules, key, key.change or usual, default)
+
+
+def differing(table: Struct, usual: Struct) -> dict[str, object]:
+    """Returns the keys of a table that have another value than in another table of its kind."""
+    both = ((key, getattr(table, key)) for key in fields_of(type(table)))
+    return {key: value for key, value in both if value != getattr(usual, key)}
+
+
+def listed(value: object) -> object:
+    """Returns the value of a key as TOML and JSON have it: a tuple as a list."""
+    return list(value) if is_list(value) else value
 
 
 def schema_of(struct: type[Struct], without: Collection[str] = (), *, has_variables: bool = True) -> Schema:

@@ -1,11 +1,12 @@
 """States what a rule accepts, beside the rule itself: in words for the reference, and as JSON Schema (2020-12) for editors.
 
-A rule is a function or a callable value. A function is decorated, by `accepts` if it takes a value as it is written, by
-`narrows` if it bounds what the rule before it has accepted. A value of a class has a method `shape` that does either.
+A rule is a function that is decorated, by `accepts` if it takes a value as it is written, by `narrows` if it bounds what
+the rule before it has accepted.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 Schema = dict[str, Any]  # Any: JSON
 Rule = Callable[[Any], Any]  # Any: each rule takes the result of the one before
@@ -27,14 +28,8 @@ _Narrowing = Callable[[Shape], Shape]
 _R = TypeVar("_R", bound=Rule)
 
 
-@runtime_checkable
-class _Shaped(Protocol):
-    def shape(self, before: Shape) -> Shape:
-        """Returns what is accepted after the rules whose shape is `before`."""
-        ...
-
-
-_SHAPES: dict[Rule, _Narrowing] = {}
+_SHAPES: WeakKeyDictionary[Rule, _Narrowing] = WeakKeyDictionary()
+"""The shapes of rules. Some are made for one value: they are gone with it."""
 
 
 def narrows(shape: _Narrowing) -> Callable[[_R], _R]:
@@ -61,7 +56,7 @@ def shape_of(rules: Iterable[Rule]) -> Shape:
     """Returns what these rules accept, applied in order."""
     shape = Shape("", {})
     for rule in rules:
-        shape = rule.shape(shape) if isinstance(rule, _Shaped) else _SHAPES[rule](shape)
+        shape = _SHAPES[rule](shape)
     return shape
 
 

@@ -9,10 +9,9 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Literal, TypeGuard, cast
+from typing import Annotated, Any, Literal, TypeGuard, cast
 from urllib.parse import urlsplit
 
 from corral.mcp.pool import validation
@@ -158,66 +157,40 @@ def size_text(number: int, between: str = "") -> str:
     return next((f"{number // unit}{between}{name}" for unit, name in units if number % unit == 0), str(number))
 
 
-@dataclass(frozen=True)
-class Between:
-    """Refuses a number outside of a range, both ends included; `maximum` None is no bound."""
+def between(minimum: int, maximum: int | None) -> Callable[[int], int]:
+    """Returns a rule for a number in a range, both ends included; `maximum` None is no bound."""
 
-    minimum: int
-    maximum: int | None
+    def shape(before: Shape) -> Shape:
+        number, *rest = before.schema["anyOf"]
+        words = f"{before.unit}, {size_text(minimum, ' ')}"
+        if maximum is None:
+            return Shape(f"{words} or more", {"anyOf": [{**number, "minimum": minimum}, *rest]})
+        bounded = {**number, "minimum": minimum, "maximum": maximum}
+        return Shape(f"{words} to {size_text(maximum, ' ')}", {"anyOf": [bounded, *rest]})
 
-    def __call__(self, number: int) -> int:
-        """Returns the same number, unless it is outside."""
-        if self.maximum is None and number < self.minimum:
-            raise Refused(f"write at least {self.minimum}")
-        if self.maximum is not None and not self.minimum <= number <= self.maximum:
-            raise Refused(f"write a value from {self.minimum} to {self.maximum}")
+    @narrows(shape)
+    def rule(number: int) -> int:
+        if maximum is None and number < minimum:
+            raise Refused(f"write at least {minimum}")
+        if maximum is not None and not minimum <= number <= maximum:
+            raise Refused(f"write a value from {minimum} to {maximum}")
         return number
 
-    def shape(self, before: Shape) -> Shape:
-        """Returns the same shape with these bounds for a number."""
-        number, *rest = before.schema["anyOf"]
-        number = {**number, "minimum": self.minimum}
-        if self.maximum is None:
-            return Shape(f"{before.unit}, {size_text(self.minimum, ' ')} or more", {"anyOf": [number, *rest]})
-        words = f"{before.unit}, {size_text(self.minimum, ' ')} to {size_text(self.maximum, ' ')}"
-        return Shape(words, {"anyOf": [{**number, "maximum": self.maximum}, *rest]})
+    return rule
 
 
-def at_least(minimum: int) -> Between:
-    """Returns a rule for a number that is not below `minimum`."""
-    return Between(minimum, None)
+def whole(minimum: int, maximum: int) -> Callable[[object], int]:
+    """Returns a rule for an int in a range, both ends included, or a float without a fraction; true and false are no numbers."""
+    words = f"{minimum} or more" if maximum > COUNT_MAX else f"{minimum} to {maximum}"
 
-
-def between(minimum: int, maximum: int) -> Between:
-    """Returns a rule for a number in a range, both ends included."""
-    return Between(minimum, maximum)
-
-
-@dataclass(frozen=True)
-class Whole:
-    """Accepts an int in a range, both ends included, and a float without a fraction; true and false are no numbers."""
-
-    minimum: int
-    maximum: int
-
-    def __call__(self, raw: object) -> int:
-        """Returns the int."""
+    @accepts(words, {"type": "integer", "minimum": minimum, "maximum": maximum})
+    def rule(raw: object) -> int:
         number = int(raw) if isinstance(raw, float) and raw.is_integer() else raw
-        if isinstance(number, bool) or not isinstance(number, int):
-            number = self.minimum - 1  # refused below
-        if self.minimum <= number <= self.maximum:
-            return number
-        raise Refused(f"write a whole number from {self.minimum} to {self.maximum}")
+        if isinstance(number, bool) or not isinstance(number, int) or not minimum <= number <= maximum:
+            raise Refused(f"write a whole number from {minimum} to {maximum}")
+        return number
 
-    def shape(self, _before: Shape) -> Shape:
-        """Returns a whole number in this range."""
-        words = f"{self.minimum} or more" if self.maximum > COUNT_MAX else f"{self.minimum} to {self.maximum}"
-        return Shape(words, {"type": "integer", "minimum": self.minimum, "maximum": self.maximum})
-
-
-def whole(minimum: int, maximum: int) -> Whole:
-    """Returns a rule for a whole number in a range, both ends included."""
-    return Whole(minimum, maximum)
+    return rule
 
 
 @accepts("boolean", {"type": "boolean"})
@@ -234,50 +207,29 @@ def did_you_mean(word: str, known: Iterable[str], likeness: float = 0.6) -> str:
     return f'; did you mean "{near[0]}"?' if near else ""
 
 
-@dataclass(frozen=True)
-class OneOf:
-    """Accepts one of a few words."""
-
-    choices: tuple[str, ...]
-
-    def __call__(self, raw: object) -> str:
-        """Returns the word."""
-        if isinstance(raw, str) and raw in self.choices:
-            return raw
-        guess = did_you_mean(raw, self.choices, 0.5) if isinstance(raw, str) else ""
-        raise Refused(f"write one of {quoted(self.choices)}{guess}")
-
-    def shape(self, _before: Shape) -> Shape:
-        """Returns the words."""
-        return Shape(", ".join(self.choices), {"enum": list(self.choices)})
-
-
-def one_of(choices: Sequence[str]) -> OneOf:
+def one_of(choices: Sequence[str]) -> Callable[[object], str]:
     """Returns a rule for one of a few words."""
-    return OneOf(tuple(choices))
+
+    @accepts(", ".join(choices), {"enum": list(choices)})
+    def rule(raw: object) -> str:
+        if isinstance(raw, str) and raw in choices:
+            return raw
+        guess = did_you_mean(raw, choices, 0.5) if isinstance(raw, str) else ""
+        raise Refused(f"write one of {quoted(choices)}{guess}")
+
+    return rule
 
 
-@dataclass(frozen=True)
-class Matching:
-    """Accepts a string that `pattern` matches whole; `words` describe the string in the error."""
+def matching(pattern: str, words: str) -> Callable[[object], str]:
+    """Returns a rule for a string that `pattern` matches whole; `words` describe the string in the error."""
 
-    pattern: str
-    words: str
-
-    def __call__(self, raw: object) -> str:
-        """Returns the string."""
-        if not isinstance(raw, str) or not re.fullmatch(self.pattern, raw):
-            raise Refused(f"write {self.words}")
+    @accepts(words, {"type": "string", "pattern": f"^({pattern})$".replace(r"\0", r"\x00")})
+    def rule(raw: object) -> str:
+        if not isinstance(raw, str) or not re.fullmatch(pattern, raw):
+            raise Refused(f"write {words}")
         return raw
 
-    def shape(self, _before: Shape) -> Shape:
-        """Returns the pattern, in words and as it is."""
-        return Shape(self.words, {"type": "string", "pattern": f"^({self.pattern})$".replace(r"\0", r"\x00")})
-
-
-def matching(pattern: str, words: str) -> Matching:
-    """Returns a rule for a string that `pattern` matches whole; `words` describe the string in the error."""
-    return Matching(pattern, words)
+    return rule
 
 
 @accepts("path", {"type": "string", "minLength": 1})
@@ -290,35 +242,26 @@ def file_path(raw: object) -> str:
     return raw
 
 
-@dataclass(frozen=True)
-class Each:
-    """Accepts a list of which every item passes `rule`; `words` name the items."""
+def each(rule: Rule, words: str) -> Callable[[object], tuple[Any, ...]]:  # Any: what `rule` returns
+    """Returns a rule for a list of which every item passes `rule`; `words` name the items."""
 
-    rule: Rule
-    words: str
+    def shape(_before: Shape) -> Shape:
+        unit, schema = shape_of((rule,))
+        return Shape(f"list of {unit if 'enum' in schema else words}", {"type": "array", "items": or_variable(schema)})
 
-    def __call__(self, raw: object) -> tuple[object, ...]:
-        """Returns the items."""
+    @narrows(shape)
+    def all_of(raw: object) -> tuple[Any, ...]:
         if not is_list(raw):
-            raise Refused(f"write a list of {self.words}")
+            raise Refused(f"write a list of {words}")
         items: list[object] = []
         for item in raw:
             try:
-                items.append(self.rule(item))
+                items.append(rule(item))
             except Refused as refused:
-                raise Refused(f"in a list of {self.words}: {refused.reason}", item) from refused
+                raise Refused(f"in a list of {words}: {refused.reason}", item) from refused
         return tuple(items)
 
-    def shape(self, _before: Shape) -> Shape:
-        """Returns a list."""
-        items = or_variable(shape_of((self.rule,)).schema)
-        words = ", ".join(self.rule.choices) if isinstance(self.rule, OneOf) else self.words
-        return Shape(f"list of {words}", {"type": "array", "items": items})
-
-
-def each(rule: Rule, words: str) -> Each:
-    """Returns a rule for a list of which every item passes `rule`; `words` name the items."""
-    return Each(rule, words)
+    return all_of
 
 
 RETRY_WORDS = ("worker-death", "any", "never")
@@ -337,11 +280,11 @@ _REASONS: Schema = {"enum": [*RETRY_WORDS, *RETRY_ERRORS]}
 def retry_reasons(raw: object) -> str | tuple[str, ...]:
     """Accepts the reasons to retry a task: a word, or a list of words and of errors' names; "never" stands alone."""
     if isinstance(raw, str):
-        return str(one_of((*RETRY_WORDS, *RETRY_ERRORS))(raw))
+        return one_of((*RETRY_WORDS, *RETRY_ERRORS))(raw)
     names = each(one_of((*RETRY_WORDS[:2], *RETRY_ERRORS)), "reasons")(raw)
     if not names:
         raise Refused('write "never" in place of an empty list')
-    return tuple(map(str, names))
+    return names
 
 
 @accepts("string", TEXT)
@@ -357,7 +300,7 @@ def argv(raw: object) -> tuple[object, ...]:
     """Accepts a program and its arguments."""
     if isinstance(raw, str):
         raise Refused(f"write a list: {_as_list(raw)}")
-    items: tuple[object, ...] = each(argument, "strings")(raw)
+    items = each(argument, "strings")(raw)
     if not items or not items[0]:
         raise Refused("write a list that starts with the program")
     # A path may have spaces; the name of a program in PATH has none.
@@ -540,7 +483,7 @@ def protocol_revision(raw: object) -> str:
     """Accepts the word auto, or a revision of MCP. Without quotes it is a date to TOML."""
     if not isinstance(raw, str):
         raise Refused('write "auto", or a revision in quotes such as "2025-11-25"')
-    return str(one_of(PROTOCOL_VERSIONS)(raw))
+    return one_of(PROTOCOL_VERSIONS)(raw)
 
 
 @narrows(unchanged)

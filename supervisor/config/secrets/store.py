@@ -112,8 +112,7 @@ class SecretStore:
                 words = "its file is damaged: give the agents, too"
                 raise InvalidParams(f'cannot rotate secret "{name}": {words}', key="agents") from None
         if before is None:
-            words = f'cannot find secret "{name}"; "corral secret set {name}" keeps one'
-            raise NotFound(words, name=name)
+            raise NotFound(f'cannot find secret "{name}"; "corral secret set {name}" keeps one', name=name)
         self.set(name, value, before.agents if agents is None else agents, replace=True)
 
     def remove(self, name: str) -> None:

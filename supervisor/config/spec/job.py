@@ -247,8 +247,7 @@ def decode_schedule(document: Document, name: str, table: Mapping[str, object]) 
 
 def _command_task(name: str, table: Mapping[str, object]) -> TaskParams:
     command = table["command"]
-    words = map(str, command) if isinstance(command, (list, tuple)) else [str(command)]
-    return job_task(name, words)
+    return job_task(name, map(str, command) if isinstance(command, (list, tuple)) else [str(command)])
 
 
 def job_task(name: str, command: Iterable[str]) -> TaskParams:

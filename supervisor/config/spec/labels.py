@@ -47,8 +47,7 @@ def label_table(raw: object) -> dict[str, str]:
         if not isinstance(value, str):
             raise RefusedKey(key, value, 'write a string: labels = { team = "red" }')
         if len(value) > VALUE_MAX or not value.isprintable() or "," in value:
-            words = f"a value has at most {VALUE_MAX} characters, no comma, and fits on a line"
-            raise RefusedKey(key, value, words)
+            raise RefusedKey(key, value, f"a value has at most {VALUE_MAX} characters, no comma, and fits on a line")
     return {key: str(value) for key, value in raw.items()}
 
 

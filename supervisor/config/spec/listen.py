@@ -100,8 +100,7 @@ def _listen_address(raw: object) -> ListenAddress:
 
 def _address(raw: object) -> str:
     if not isinstance(raw, str):
-        shown = raw if isinstance(raw, int) else kind_of(raw)
-        raise Refused(WORDS, shown)
+        raise Refused(WORDS, raw if isinstance(raw, int) else kind_of(raw))
     if raw.startswith(UNIX):
         path = raw.removeprefix(UNIX)
         if not path.startswith("/") or "\0" in path or path.endswith("/"):

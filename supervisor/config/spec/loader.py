@@ -23,7 +23,7 @@ from ..declared.pools import DeclaredPool, check_pool, decode_pools
 from ..declared.stores import DeclaredStore, decode_stores, urls_of
 from ..declared.tenant import Tenant, decode_tenants, decode_tiers
 from ..decoding.decoder import Document, KeyPath, written_keys, written_secrets
-from ..decoding.keys import fields_of
+from ..decoding.keys import differing, fields_of
 from ..decoding.values import Refused, free_table, is_list, is_table
 from .diff import NAMED_TABLES
 from .job import Schedule, commands_of, decode_job, decode_schedule, job_task
@@ -191,8 +191,7 @@ def _agents(
         with document.collecting():
             if name in tables:
                 path = ("mcp", "servers", name)
-                reason = f"agents.{name} has this name: both share one namespace"
-                raise document.error(path, name, reason)
+                raise document.error(path, name, f"agents.{name} has this name: both share one namespace")
             agents[name] = _agent(document, name, table, "mcp", defaults, templates)
     commands = commands_of(table_in(document, ("schedules",), top))
     for name, table in commands.items():
@@ -296,16 +295,15 @@ def to_table(spec: Spec, defaults: Defaults | None = None) -> dict[str, object]:
         blank = replace(blank, protocol="mcp", autostart=False)
     if spec.type == "oneshot":
         blank = replace(blank, protocol="none")
-    table = _differences(spec, blank, skip=frozenset({"environment"}))
+    table = {key: _plain(each) for key, each in differing(spec, blank).items() if key != "environment"}
     inherited = base.process.environment
-    own = {k: v for k, v in spec.environment.items() if inherited.get(k) != v}
-    if own:
+    if own := {k: v for k, v in spec.environment.items() if inherited.get(k) != v}:
         table["environment"] = own
     for name in SECTIONS:
         skip = DAEMON_WIDE.get(name, frozenset()) | {"environment"}
-        section = _differences(getattr(spec, name), getattr(base, name), skip=skip)
-        if section := {key: each for key, each in section.items() if each is not None}:
-            table[name] = section
+        section = differing(getattr(spec, name), getattr(base, name))
+        if plain := {k: _plain(each) for k, each in section.items() if each is not None and k not in skip}:
+            table[name] = plain
     for path, value in spec.written.items():
         *above, key = path
         place = table if not above else table.get(above[0], {})
@@ -410,8 +408,7 @@ def _agent(
         given = {"template": has.template, "params": has.params, "own": has.own}
         return of_same_tenant(document, path, replace(blank, **own, **sections, **given))
     spec = replace(blank, **own, **sections, written=written_keys(table))
-    spec = replace(spec, written_secrets=written_secrets(table))
-    return of_same_tenant(document, path, spec)
+    return of_same_tenant(document, path, replace(spec, written_secrets=written_secrets(table)))
 
 
 def _own_keys(
@@ -472,8 +469,7 @@ def _groups(
         for name, table in table_in(document, (section,), top).items():
             with document.collecting():
                 if name in names:
-                    reason = f"{names[name]} has this name: all share one namespace"
-                    raise document.error((section, name), name, reason)
+                    raise document.error((section, name), name, f"{names[name]} has this name: all share one namespace")
                 names[name] = "a team"
                 found[name] = _group(document, section, name, table)
     for mistake in group_mistakes(document, found, agents, names.keys() - found - agents.keys()):
@@ -510,14 +506,6 @@ def _group(document: Document, section: str, name: str, table: object) -> Group:
     if local_name(name) == "cortex":
         raise document.error((section, name), name, "the built-in memory server has this name")
     return of_same_tenant(document, (section, name), GROUPS[section](document, name, table))
-
-
-def _differences(new: Struct, base: Struct, *, skip: frozenset[str]) -> dict[str, object]:
-    return {
-        key: _plain(getattr(new, key))
-        for key in fields_of(type(new))
-        if key not in skip and getattr(new, key) != getattr(base, key)
-    }
 
 
 def _plain(value: object) -> object:

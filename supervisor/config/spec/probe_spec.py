@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from ..decoding.decoder import decode_inline, decode_key
-from ..decoding.keys import COMPUTED, Field, Fields, Key, fields_of, schema_of
+from ..decoding.keys import COMPUTED, Field, Fields, Key, differing, fields_of, schema_of
 from ..decoding.shapes import TEXT, Schema, accepts, closed_object, or_variable
 from ..decoding.values import (
     ARGV,
@@ -211,8 +211,7 @@ def _check(raw: object) -> Check:
     if way == "mcp":
         for key in _NOT_OF_MCP:
             if key in rest:
-                reason = "a server that does not answer is always replaced: leave it out"
-                raise RefusedKey(key, rest[key], reason)
+                raise RefusedKey(key, rest[key], "a server that does not answer is always replaced: leave it out")
     rest.setdefault("name", way)
     return Check(way=way, target=target, **rest)
 
@@ -263,57 +262,24 @@ def actions(raw: object) -> dict[str, tuple[str, ...]]:
         raise Refused('write a table of commands: [recovery.actions], NAME = ["program"]')
     for name in raw:
         if name in NO_ACTIONS or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,47}", name):
-            reason = f"a name has letters, digits, _ and -, and is none of {quoted(NO_ACTIONS)}"
-            raise RefusedKey(name, name, reason)
+            raise RefusedKey(name, name, f"a name has letters, digits, _ and -, and is none of {quoted(NO_ACTIONS)}")
     command = _WAYS["exec"]
     return {name: decode_key(name, value, {name: command}) for name, value in raw.items()}
 
 
 def written(value: Check | Readiness | SmokeTask) -> dict[str, object]:
     """Returns the smallest table from which an equal value is made."""
-    if isinstance(value, Check):
-        return check_table(value)
-    return readiness_table(value) if isinstance(value, Readiness) else smoke_table(value)
+    if isinstance(value, SmokeTask):
+        return _written_keys(value, SmokeTask(objective=""))
+    way, target = value.way, value.target
+    named = {way: list(target) if way == "exec" else True if way == "mcp" else target[0]}
+    blank = Check(name=way, way=way) if isinstance(value, Check) else Readiness(way=way, target=())
+    return named | _written_keys(value, blank)
 
 
-def check_table(check: Check) -> dict[str, object]:
-    """Returns the smallest table from which `checks` makes an equal Check."""
-    table: dict[str, object] = {}
-    if check.name != check.way:
-        table["name"] = check.name
-    table[check.way] = _written(check.way, check.target)
-    for key in ("interval", "timeout", "threshold", "start_delay", "recovery"):
-        value = getattr(check, key)
-        if value != (1 if key == "threshold" else "none" if key == "recovery" else None):
-            table[key] = _number(value)
-    return table
-
-
-def readiness_table(ready: Readiness) -> dict[str, object]:
-    """Returns the smallest table from which `readiness` makes an equal Readiness."""
-    table: dict[str, object] = {ready.way: _written(ready.way, ready.target)}
-    for key, usual in (("interval", READY_INTERVAL_S), ("timeout", TIMEOUT_S)):
-        if getattr(ready, key) != usual:
-            table[key] = _number(getattr(ready, key))
-    return table
-
-
-def smoke_table(smoke: SmokeTask) -> dict[str, object]:
-    """Returns the smallest table from which `smoke_task` makes an equal SmokeTask."""
-    table: dict[str, object] = {"objective": smoke.objective}
-    if smoke.input is not None:
-        table["input"] = smoke.input
-    if smoke.timeout != SMOKE_TIMEOUT_S:
-        table["timeout"] = _number(smoke.timeout)
-    return table
-
-
-def _written(way: str, target: tuple[str, ...]) -> object:
-    return list(target) if way == "exec" else True if way == "mcp" else target[0]
-
-
-def _number(value: object) -> object:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def _written_keys(value: Struct, usual: Struct) -> dict[str, object]:
+    found = differing(value, usual)
+    return found | {key: int(each) for key, each in found.items() if isinstance(each, float) and each.is_integer()}
 
 
 Checks = Annotated[tuple[Check, ...], checks]

@@ -46,8 +46,7 @@ def check_program(document: Document, path: KeyPath, own: Mapping[str, object]) 
         if own.get(key):
             raise document.error((*path, key), None, "it goes with url only")
     if command and entrypoint:
-        reason = "it contradicts command: write one of the two"
-        raise document.error((*path, "entrypoint"), entrypoint, reason)
+        raise document.error((*path, "entrypoint"), entrypoint, "it contradicts command: write one of the two")
     if not command and not entrypoint:
         is_cortex = path == ("mcp", "servers", "cortex")
         if is_cortex and own.get("disabled") is True:
@@ -110,8 +109,7 @@ def check_daemon_wide(document: Document, path: KeyPath, raw: object) -> None:
     """Refuses keys that count for the whole daemon in the section of one agent."""
     if is_table(raw):
         for key in DAEMON_WIDE.get(path[-1], frozenset()).intersection(raw):
-            reason = f"it counts for the whole daemon: write it in [{path[-1]}]"
-            raise document.error((*path, key), raw[key], reason)
+            raise document.error((*path, key), raw[key], f"it counts for the whole daemon: write it in [{path[-1]}]")
 
 
 def check_pasted(document: Document, path: KeyPath, table: Mapping[str, object]) -> None:

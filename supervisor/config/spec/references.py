@@ -327,8 +327,7 @@ def check_webhook(document: Document, path: KeyPath, own: Mapping[str, object]) 
     for key in ("command", "entrypoint", "python", "warm", "preload", "min_spare", "listen"):
         if own.get(key):
             reason = f'it contradicts protocol = "{protocol}": corral itself sends the tasks to url'
-            value = None if key == "listen" else own[key]
-            raise document.error((*path, key), value, reason)
+            raise document.error((*path, key), None if key == "listen" else own[key], reason)
     if "url" not in own:
         reason = 'it is missing: write the address of the service, "https://HOST/PATH"'
         raise document.error((*path, "url"), None, reason)
@@ -344,8 +343,7 @@ def check_acp(document: Document, path: KeyPath, own: Mapping[str, object]) -> N
         for key in ACP_KEYS:
             default = fields_of(Spec)[key].default
             if own.get(key, default) != default:
-                reason = 'it goes with protocol = "acp"'
-                raise document.error((*path, key), own[key], reason)
+                raise document.error((*path, key), own[key], 'it goes with protocol = "acp"')
     elif own.get("listen"):
         reason = 'it contradicts protocol = "acp": an ACP agent is not handed sockets'
         raise document.error((*path, "listen"), None, reason)
@@ -357,8 +355,7 @@ def check_exposed(document: Document, path: KeyPath, own: Mapping[str, object]) 
         return
     for key in ("expose", "input_schema", "output_schema"):
         if own.get(key):
-            reason = f'protocol = "{own["protocol"]}" has no tasks'
-            raise document.error((*path, key), own[key], reason)
+            raise document.error((*path, key), own[key], f'protocol = "{own["protocol"]}" has no tasks')
 
 
 def check_call(document: Document, path: KeyPath, own: Mapping[str, object]) -> None:
@@ -366,8 +363,7 @@ def check_call(document: Document, path: KeyPath, own: Mapping[str, object]) -> 
     schema = own.get("input_schema")
     needs = {"task_support": bool(own.get("expose")), "ask_missing": bool(own.get("expose"))}
     if own.get("ask_missing") and not (isinstance(schema, Mapping) and schema.get("required")):
-        reason = "input_schema requires no property"
-        raise document.error((*path, "ask_missing"), own["ask_missing"], reason)
+        raise document.error((*path, "ask_missing"), own["ask_missing"], "input_schema requires no property")
     for key, is_met in needs.items():
         if own.get(key) not in (None, False, "optional") and not is_met:
             raise document.error((*path, key), own[key], "it goes with expose = true")

@@ -75,8 +75,7 @@ def _isolation(document: Document, path: KeyPath, table: Mapping[str, object], b
     inherited_off = switch is None and not base.enable_isolation and level != "none"
     if inherited_off or (switch is not None and switch != (level != "none")):
         switched = "false" if inherited_off or not switch else "true"
-        reason = f"it contradicts enable_isolation = {switched}"
-        raise document.error((*path, "isolation"), level, reason)
+        raise document.error((*path, "isolation"), level, f"it contradicts enable_isolation = {switched}")
     return {"enable_isolation": level != "none"}
 
 

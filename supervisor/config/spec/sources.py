@@ -19,7 +19,7 @@ from corral.worker.contract.errors import InvalidParams
 
 from ..decoding.decoder import Document, Expanded, KeyPath, Part
 from ..decoding.keys import Field
-from ..decoding.values import Matching, Refused, each, is_list, is_table
+from ..decoding.values import Refused, each, is_list, is_table, matching
 from ..secrets.secrets import read_text
 from .spec import Spec
 
@@ -201,7 +201,7 @@ NAMED: tuple[KeyPath, ...] = (
 WITH_EXPRESSIONS = frozenset({"workflows", "templates"})
 """Tables whose strings have `${…}` of their own: those of workflows have no variables, those of templates are expanded later."""
 
-_patterns = Field((each(Matching(r"[^\x00]+", "the path of a file"), "paths"),))
+_patterns = Field((each(matching(r"[^\x00]+", "the path of a file"), "paths"),))
 
 
 def merged(document: Document, variables: Variables, *, expands: bool = True) -> dict[str, object]:

@@ -46,7 +46,6 @@ from ..decoding.values import (
     VariableNames,
     argument,
     argv,
-    at_least,
     between,
     duration,
     each,
@@ -283,7 +282,7 @@ class Resources(Struct, frozen=True, kw_only=True):
     """The timeout of a task that names none."""
     max_tool_calls_per_task: Annotated[int, whole(1, 1_000_000)] = 50
     """The call after that is refused."""
-    max_output_size_bytes: Annotated[Bytes, at_least(1)] = 10 * MIB
+    max_output_size_bytes: Annotated[Bytes, between(1, None)] = 10 * MIB
     """The largest result of a task."""
     max_concurrent_requests: Annotated[int, whole(1, 10_000)] = 1
     """Tasks that one worker runs at the same time."""
@@ -359,9 +358,9 @@ class Monitoring(Struct, frozen=True, kw_only=True):
     """Keeps the output of workers; without it only the last lines of stderr, in memory."""
     agent_log_level: Annotated[Level, Key(tenant=True)] = "info"
     """The least severe of an agent's messages that is kept."""
-    max_log_buffer_size: Annotated[Bytes, at_least(4 * KIB), Key(tenant=True)] = MIB
+    max_log_buffer_size: Annotated[Bytes, between(4 * KIB, None), Key(tenant=True)] = MIB
     """Log in memory, per worker."""
-    max_log_file_bytes: Annotated[Bytes, at_least(4 * KIB), Key(tenant=True)] = 10 * MIB
+    max_log_file_bytes: Annotated[Bytes, between(4 * KIB, None), Key(tenant=True)] = 10 * MIB
     """When a log file is rotated."""
     max_log_files: Annotated[int, whole(1, 1000), Key(tenant=True)] = 5
     """Files that are kept, the present one included."""
@@ -402,7 +401,7 @@ class Tasks(Struct, frozen=True, kw_only=True):
     """Tasks that wait for one agent; the next is refused."""
     max_total_queue_size: Annotated[int, whole(1, 10_000_000), Key("daemon, live")] = 100_000
     """Tasks that wait, of all agents together; those of teams and workflows also while they run."""
-    max_total_queue_bytes: Annotated[Bytes, at_least(MIB), Key("daemon, live")] = 256 * MIB
+    max_total_queue_bytes: Annotated[Bytes, between(MIB, None), Key("daemon, live")] = 256 * MIB
     """Memory of the waiting tasks: objectives, inputs and contexts."""
     cancel_grace: Seconds = 5.0
     """Time for a worker to end a cancelled task before it is replaced."""
@@ -438,7 +437,7 @@ class Events(Struct, frozen=True, kw_only=True):
 
     retention: PositiveSeconds = 7 * DAY_S
     """How long events are kept, and logs of agents that were removed."""
-    max_bytes: Annotated[Bytes, at_least(64 * KIB)] = GIB
+    max_bytes: Annotated[Bytes, between(64 * KIB, None)] = GIB
     """How much of the store events may take, those of agents at most half of it; the oldest go first, down to 90 %; the
     file does not shrink, its space is used again."""
     max_publish_per_second: Annotated[int, whole(0, 1_000_000)] = 1000
@@ -453,7 +452,7 @@ class Audit(Struct, frozen=True, kw_only=True):
 
     retention: PositiveSeconds = 90 * DAY_S
     """How long [audit](audit.md) records are kept."""
-    max_bytes: Annotated[Bytes, at_least(64 * KIB)] = 256 * MIB
+    max_bytes: Annotated[Bytes, between(64 * KIB, None)] = 256 * MIB
     """How much of the store they may take; the oldest go first; less than 64 KiB counts as 64 KiB."""
     arguments: Literal["hash", "keep"] = "hash"
     """`hash` keeps a SHA-256 of the arguments of tool calls; `keep` the arguments themselves, if they are short and
@@ -592,7 +591,7 @@ class Memory(Struct, frozen=True, kw_only=True):
     """Sessions that the daemon holds in memory, all agents together; the others are read when they are used; 0 is off."""
     max_keys: Annotated[int, whole(1, 10_000_000)] = 100_000
     """Keys that an agent remembers beside its sessions; more are refused with ResourceLimitExceeded."""
-    max_keys_bytes: Annotated[Bytes, at_least(KIB)] = 256 * MIB
+    max_keys_bytes: Annotated[Bytes, between(KIB, None)] = 256 * MIB
     """Size of these keys and their values in all."""
     cleanup_interval: Annotated[PositiveSeconds, Key("daemon, live")] = 3600.0
     """Time between two removals of what has expired: sessions by `retention`, keys by their own time."""

@@ -12,7 +12,7 @@ from msgspec import Struct
 from corral.worker.contract.names import FULL
 
 from ..decoding.decoder import Document
-from ..decoding.keys import Key, fields_of
+from ..decoding.keys import Key, differing, fields_of, listed
 from ..decoding.shapes import Rule
 from ..decoding.values import HttpAddress, HttpAuth, each, json_schema, matching, whole
 from .labels import description_text, label_table, title_text
@@ -90,11 +90,9 @@ def decode_team(document: Document, name: str, raw: object) -> Team:
         reason = 'it is missing: mode = "coordinate" gives the task to a lead; or write another mode'
         raise document.error((*path, "lead"), None, reason)
     if team.mode != "coordinate" and team.lead is not None:
-        reason = f'it contradicts mode = "{team.mode}", which has no lead'
-        raise document.error((*path, "lead"), team.lead, reason)
+        raise document.error((*path, "lead"), team.lead, f'it contradicts mode = "{team.mode}", which has no lead')
     if team.lead in team.members:
-        reason = "the lead is no member: it delegates to the members"
-        raise document.error((*path, "members"), team.lead, reason)
+        raise document.error((*path, "members"), team.lead, "the lead is no member: it delegates to the members")
     if "routing" in own and team.mode != "route":
         reason = f'it contradicts mode = "{team.mode}": it goes with mode = "route"'
         raise document.error((*path, "routing"), team.routing, reason)
@@ -103,13 +101,9 @@ def decode_team(document: Document, name: str, raw: object) -> Team:
 
 def team_table(team: Team) -> dict[str, object]:
     """Returns the smallest table from which `decode_team` makes an equal Team."""
-    blank = Team(name=team.name, source=team.source, members=())
-    table: dict[str, object] = {}
-    for key in ("lead", "members", *TEAM_KEYS):  # who they are comes first
-        value = getattr(team, key)
-        if value != getattr(blank, key):
-            table[key] = list(value) if isinstance(value, tuple) else value
-    return table
+    found = differing(team, Team(name=team.name, source=team.source, members=()))
+    first = {key: found[key] for key in ("lead", "members") if key in found}  # who they are comes first
+    return {key: listed(value) for key, value in (first | found).items()}
 
 
 # --- routing --------------------------------------------------------------------------------------

@@ -80,8 +80,7 @@ def _decode(
     path = ("templates", name)
     with document.collecting():
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,47}", name):
-            words = "a name has 1 to 48 letters, digits, _ and -, and starts with a letter"
-            raise document.error(path, name, words)
+            raise document.error(path, name, "a name has 1 to 48 letters, digits, _ and -, and starts with a letter")
         table = table_at(document, path, tables[name])
         base = _base(document, path, table, (*chain, name), [*tables, *BUILT_IN_TEMPLATES])
         if base is not None and base in tables:
@@ -207,8 +206,7 @@ class _Compiling:
     def _check(self, path: KeyPath, match: re.Match[str]) -> None:
         name = match[1]
         if not match[0].endswith("}"):
-            words = "this is no reference to a parameter: write ${param.NAME}"
-            raise self._document.error(path, match[0], words)
+            raise self._document.error(path, match[0], "this is no reference to a parameter: write ${param.NAME}")
         if name not in self._params:
             raise self._document.error(path, match[0], _unknown(name, self._params, "parameter"))
 
@@ -300,8 +298,7 @@ def derived(
     name = str(document.decode_key(here, table["template"], _KEYS))
     template = templates.get(name)
     if template is None:
-        words = _unknown(name, list(templates), "template")
-        raise document.error(here, name, words, agent=path[-1], template=name)
+        raise document.error(here, name, _unknown(name, list(templates), "template"), agent=path[-1], template=name)
     given = _params(document, path, table.get("params", {}), template)
     own = _anchored({k: v for k, v in table.items() if k not in _KEYS}, document.part_of(path).directory)
     _check_null(document, path, own)
@@ -406,8 +403,7 @@ class _Budget:
         self.values -= 1
         self.characters -= len(value) if isinstance(value, str) else 0
         if self.values < 0 or self.characters < 0:
-            words = f"it makes more than {VALUES_MAX} values or {CHARACTERS_MAX} characters"
-            raise Refused(words)
+            raise Refused(f"it makes more than {VALUES_MAX} values or {CHARACTERS_MAX} characters")
 
 
 def _layers(template: Template, values: Mapping[str, object], budget: _Budget) -> dict[str, object]:

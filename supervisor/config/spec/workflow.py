@@ -16,7 +16,7 @@ from corral.worker.contract.records import OutputFormat, Retry
 from ..decoding import expression
 from ..decoding.decoder import Document, KeyPath, decode_inline
 from ..decoding.expression import BadExpression, Use
-from ..decoding.keys import Key, fields_of, schema_of
+from ..decoding.keys import Key, differing, fields_of, listed, schema_of
 from ..decoding.shapes import TEXT, Rule, Schema, accepts, closed_object
 from ..decoding.values import (
     HttpAddress,
@@ -212,8 +212,7 @@ def decode_workflow(document: Document, name: str, raw: object) -> Workflow:
     own = document.decode(path, raw, WORKFLOW_KEYS)
     tables = own.pop("steps", None)
     if not is_list(tables) or not 0 < len(tables) <= STEPS_MAX:
-        reason = f"write 1 to {STEPS_MAX} steps: [[workflows.{name}.steps]]"
-        raise document.error((*path, "steps"), None, reason)
+        raise document.error((*path, "steps"), None, f"write 1 to {STEPS_MAX} steps: [[workflows.{name}.steps]]")
     steps: dict[str, Step] = {}
     before = document.failures
     for number, table in enumerate(tables, 1):
@@ -286,8 +285,7 @@ def _check(
             if not isinstance(step, str):
                 raise document.error(path, shown, "write which step: steps.NAME.output")
             if len(use.path) > 1 and use.path[1] not in STEP_FIELDS:
-                reason = f"a step has {', '.join(STEP_FIELDS)}: write steps.{step}.output"
-                raise document.error(path, shown, reason)
+                raise document.error(path, shown, f"a step has {', '.join(STEP_FIELDS)}: write steps.{step}.output")
             steps.append(step)
     return steps
 
@@ -295,8 +293,7 @@ def _check(
 def _check_steps(document: Document, path: KeyPath, names: Iterable[str], steps: Mapping[str, Step]) -> None:
     for name in names:
         if name not in steps:
-            reason = f"there is no step of this name; there are {', '.join(list(steps)[:20])}"
-            raise document.error(path, name, reason)
+            raise document.error(path, name, f"there is no step of this name; there are {', '.join(list(steps)[:20])}")
 
 
 def _check_circles(document: Document, path: KeyPath, workflow: Workflow) -> None:
@@ -330,32 +327,17 @@ def in_order(workflow: Workflow) -> list[Step]:
 
 def workflow_table(workflow: Workflow) -> dict[str, object]:
     """Returns the smallest table from which `decode_workflow` makes an equal Workflow."""
-    blank = Workflow(name="", source="", steps=())
-    table: dict[str, object] = {}
-    for key in WORKFLOW_KEYS:
-        value = getattr(workflow, key)
-        if key != "steps" and value != getattr(blank, key):
-            table[key] = list(value) if isinstance(value, tuple) else value
-    table["steps"] = [_step_table(step) for step in workflow.steps]
-    return table
+    table = differing(workflow, Workflow(name="", source="", steps=workflow.steps))
+    steps = [_step_table(step) for step in workflow.steps]
+    return {key: listed(value) for key, value in table.items()} | {"steps": steps}
 
 
 def _step_table(step: Step) -> dict[str, object]:
-    blank = Step(name="")
-    table: dict[str, object] = {}
-    for key in STEP_KEYS:
-        value = getattr(step, key)
-        if value == getattr(blank, key):
-            continue
-        if isinstance(value, Retry):
-            retry: dict[str, object] = {
-                "max_attempts": value.max_attempts,
-                "retry_on": value.retry_on,
-                "retry_backoff_base": value.retry_backoff_base_s,
-            }
-            value = {name: each for name, each in retry.items() if each is not None}
-        elif isinstance(value, OutputFormat):
-            both = {"description": value.description, "schema": value.schema}
-            value = {name: each for name, each in both.items() if each not in ("", None)}
-        table[key] = list(value) if isinstance(value, tuple) else value
+    table = {key: listed(value) for key, value in differing(step, Step(name="")).items()}
+    if step.retry is not None:
+        retry = {key.removesuffix("_s"): each for key, each in msgspec.structs.asdict(step.retry).items()}
+        table["retry"] = {key: each for key, each in retry.items() if each is not None}
+    if step.output_format is not None:
+        both = {"description": step.output_format.description, "schema": step.output_format.schema}
+        table["output_format"] = {key: each for key, each in both.items() if each not in ("", None)}
     return table

@@ -184,8 +184,7 @@ def walk(pid: int) -> Iterator[Process]:
 def mark(pid: int) -> str:
     """Returns the unit named in the process's environment, or "": a hint only, since a process may change it."""
     environ = b"\0" + read_proc(f"/proc/{pid}/environ")
-    value = environ.partition(f"\0{MARK}=".encode())[2]
-    return os.fsdecode(value.partition(b"\0")[0])
+    return os.fsdecode(environ.partition(f"\0{MARK}=".encode())[2].partition(b"\0")[0])
 
 
 def brand_for(state: int, seq: int) -> int | None:

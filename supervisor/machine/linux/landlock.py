@@ -123,8 +123,7 @@ def _check(asked: dict[str, bool], version: int) -> None:
         if asked[key] and version < needed:
             has = f"this kernel has {version}" if version else "this kernel has none"
             why = f"it needs version {needed} of Landlock, and {has}"
-            facts = {"needs_abi": str(needed), "abi": str(version)}
-            raise Impossible(key, errno.EOPNOTSUPP, why, **facts)
+            raise Impossible(key, errno.EOPNOTSUPP, why, **{"needs_abi": str(needed), "abi": str(version)})
 
 
 def _allow(ruleset: int, key: str, path: str, rights: int) -> None:
@@ -149,12 +148,11 @@ def _allow(ruleset: int, key: str, path: str, rights: int) -> None:
 
 
 def _unreachable(number: int) -> str:
-    reasons = {
+    return {
         errno.ENOENT: "it does not exist",
         errno.ENOTDIR: "a part of it is not a folder",
         errno.EACCES: f"uid {os.getuid()} may not reach it",
-    }
-    return reasons.get(number, os.strerror(number).lower())
+    }.get(number, os.strerror(number).lower())
 
 
 def system_call(number: int, *arguments: bytes | int | None) -> int:

@@ -269,8 +269,7 @@ class ModelDesk:
 
     def _running(self, unit: str) -> WorkerSupervisor | None:
         """Returns the worker that is this unit now."""
-        worker = unit.partition("#")[0]
-        agent = self._agents.agents.get(worker.rpartition("-")[0])
+        agent = self._agents.agents.get(unit.partition("#")[0].rpartition("-")[0])
         for supervisor in () if agent is None else agent.lives:
             life = supervisor.life
             if supervisor.worker.state not in GONE and life is not None and life.unit == unit:
@@ -312,8 +311,7 @@ class ModelDesk:
         whose, excess, wait_s = found
         owner = " ".join(f'the {key} "{value}"' for key, value in whose.items())
         facts = {"limit": excess.key, "value": excess.limit, "used": excess.used or 0, **whose}
-        reason = f"{owner}: {excess.message}"
-        return self._refuse(name, excess.key, 429, reason, facts, retry_after_s=wait_s)
+        return self._refuse(name, excess.key, 429, f"{owner}: {excess.message}", facts, retry_after_s=wait_s)
 
     def _refuse(
         self,

@@ -163,5 +163,4 @@ class ModelGateway:
         elif message.get("op") == "ask":
             if self._loop.time() > self._refreshed_at + REFRESH_S:
                 self.refresh()
-            answer = self._desk.decide(message)
-            self._process.send({**answer, "call": message["call"]})
+            self._process.send({**self._desk.decide(message), "call": message["call"]})

@@ -63,8 +63,7 @@ class Daemon:
             async with asyncio.timeout(ASK_S):
                 return await answer
         except TimeoutError:
-            reason = f"the daemon has not decided within {ASK_S:g} s"
-            raise Refused(503, reason, retry_after_s=1.0) from None
+            raise Refused(503, f"the daemon has not decided within {ASK_S:g} s", retry_after_s=1.0) from None
         finally:
             del self._asked[call]
             if answer.cancelled() or not answer.done():
@@ -185,8 +184,7 @@ async def serve(channel: socket.socket) -> NoReturn:
 def main() -> None:
     """Serves the daemon at the other end of stdin."""
     forbid_inspection()
-    channel = socket.socket(fileno=os.dup(sys.stdin.fileno()))
-    uvloop.run(serve(channel))
+    uvloop.run(serve(socket.socket(fileno=os.dup(sys.stdin.fileno()))))
 
 
 if __name__ == "__main__":

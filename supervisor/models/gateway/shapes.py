@@ -237,8 +237,7 @@ def error_body(kind: Kind, refused: Refused) -> bytes:
         word = GEMINI_STATUSES.get(refused.status, "UNKNOWN")
         return msgspec.json.encode({"error": {"code": refused.status, "message": text, "status": word, **own}})
     word, code = OPENAI_TYPES.get(refused.status, ("server_error", None))
-    error = {"message": text, "type": word, "param": None, "code": code, **own}
-    return msgspec.json.encode({"error": error})
+    return msgspec.json.encode({"error": {"message": text, "type": word, "param": None, "code": code, **own}})
 
 
 def error_event(kind: Kind, refused: Refused) -> bytes:

@@ -157,8 +157,7 @@ class StreamReader:
             inner = table.get("message")
             found = table.get("usage") or (inner.get("usage") if isinstance(inner, Mapping) else None)
             if isinstance(found, Mapping):  # later figures are sums, and leave out what has not changed
-                known = {key: value for key, value in found.items() if value is not None}
-                self._reported |= known
+                self._reported |= {key: value for key, value in found.items() if value is not None}
                 if table.get("type") == "message_delta":
                     self._is_known = self.is_over = True
             return False

@@ -168,8 +168,7 @@ def _pause_s(last: Refused | Answer, attempt: int) -> float | None:
             pass
         else:
             return wanted_s if 0 <= wanted_s <= WAIT_S else None
-    pause_s = min(BACKOFF_S[0] * 2.0**attempt, BACKOFF_S[1])
-    return pause_s * random.uniform(0.8, 1.2)
+    return min(BACKOFF_S[0] * 2.0**attempt, BACKOFF_S[1]) * random.uniform(0.8, 1.2)
 
 
 def _words(error: BaseException) -> str:

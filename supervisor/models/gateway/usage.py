@@ -54,8 +54,7 @@ def _openai(reported: Mapping[str, object]) -> Usage | None:
         whole, output, details = "input_tokens", "output_tokens", "input_tokens_details"
     else:
         return None
-    inner = reported.get(details)
-    cached = _count(inner, "cached_tokens")
+    cached = _count(reported.get(details), "cached_tokens")
     asked = _count(reported, whole)
     cached = min(cached, asked)
     return Usage(input=asked - cached, cached=cached, output=_count(reported, output))

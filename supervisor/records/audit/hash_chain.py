@@ -116,8 +116,7 @@ class AppendRecords:
             hash_ = chain_hash(hash_, number, record)
             rows.append((number, record, hash_))
         insert(connection, "audit (id, record, hash)", rows)
-        taken_bytes = self.size_bytes + len(rows) * ROW_BYTES
-        connection.execute(ADVANCE, (number, hash_, taken_bytes))
+        connection.execute(ADVANCE, (number, hash_, self.size_bytes + len(rows) * ROW_BYTES))
         return len(rows)
 
 

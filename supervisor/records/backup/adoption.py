@@ -176,8 +176,7 @@ def _renumber(root: Path, mark: Mark, now: float) -> None:
             with store:
                 sql = "UPDATE meta SET value = max(value + ?, ?) WHERE key = 'generation'"
                 store.execute(sql, (more, generation + MARGIN))
-                sql = "UPDATE meta SET value = max(value, ?) WHERE key = 'events_reserved'"
-                store.execute(sql, (events,))
+                store.execute("UPDATE meta SET value = max(value, ?) WHERE key = 'events_reserved'", (events,))
                 store.execute("UPDATE incarnation SET value = value + ?", (more,))
                 store.executemany(
                     "INSERT INTO incarnation (worker, value) VALUES (?, ?)"

@@ -335,8 +335,7 @@ class Reader:
             raise self._refused("compression", f"it is damaged, or no backup: {error}") from error
 
     def _refused(self, reason: str, words: str, **data: object) -> Corrupted:
-        text = f'cannot read backup "{self._name}": {words}'
-        return Corrupted(text, file=self._name, reason=reason, **data)
+        return Corrupted(f'cannot read backup "{self._name}": {words}', file=self._name, reason=reason, **data)
 
 
 class _Format(Struct):

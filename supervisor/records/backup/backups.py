@@ -88,8 +88,7 @@ class Backups:
         """Returns the bytes of an archive from `offset` on, at most PIECE_BYTES."""
         made, file = self._made, self._file
         if made is None or file is None or made.id != id_:
-            text = f'cannot find backup "{id_}": make it again'
-            raise NotFound(text, id=id_)
+            raise NotFound(f'cannot find backup "{id_}": make it again', id=id_)
         self._wait()
         data = await asyncio.to_thread(_piece, file, offset)
         end = offset + len(data)

@@ -330,8 +330,7 @@ def _work(task: TaskParams, notes: list[str]) -> Table:
     rest += [*(f"boundaries.{key}" for key in bounds), *(f"retry.{key}" for key in retry)]
     if rest:
         notes.append(f"left out, since a file cannot have them here: {', '.join(rest)}")
-    found = {key: _literals(value) for key, value in table.items() if value not in (None, "")}
-    return dict(found)
+    return {key: _literals(value) for key, value in table.items() if value not in (None, "")}
 
 
 def _used(value: msgspec.Struct | None, blank: msgspec.Struct) -> Table:

@@ -81,8 +81,7 @@ def _put_config(restored: Restored, staging: Path, config: Path, file: Path, *, 
     present = [place for _, place in changed if os.path.lexists(place)]
     if present and not replace:
         words = f'"{present[0]}" is there, and differs; --replace keeps it beside'
-        text = f'cannot restore "{file}": {words}'
-        raise Conflict(text, path=str(present[0]), reason="has-config")
+        raise Conflict(f'cannot restore "{file}": {words}', path=str(present[0]), reason="has-config")
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     for new, place in changed:
         place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)

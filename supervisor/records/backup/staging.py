@@ -152,8 +152,7 @@ def _check_room(folder: Path, size: int, file: Path) -> None:
     found = os.statvfs(folder)
     free = found.f_bavail * found.f_frsize
     if size + SPARE_BYTES > free:
-        words = f'it needs {size} bytes in "{folder}", which has {free} free'
-        raise _refused(file, words, "disk-full")
+        raise _refused(file, f'it needs {size} bytes in "{folder}", which has {free} free', "disk-full")
 
 
 def _write(place: Path, member: Member, mode: int) -> None:
@@ -213,8 +212,7 @@ def _check_store(database: sqlite3.Connection, file: Path) -> None:
     if application != APPLICATION_ID:
         raise _refused(file, "its store is the database of another program", "not-a-store")
     if version > len(MIGRATIONS):
-        words = f"version {version} of its store is newer than {len(MIGRATIONS)}"
-        raise _refused(file, words, "newer-version")
+        raise _refused(file, f"version {version} of its store is newer than {len(MIGRATIONS)}", "newer-version")
 
 
 def _check_audit(database: sqlite3.Connection, path: str, file: Path) -> int:

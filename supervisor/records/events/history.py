@@ -494,17 +494,15 @@ def _record(row: Row) -> tuple[dict[str, object], int]:
     seq, at, event_type, agent, worker, data = row
     assert isinstance(data, bytes), "the sink stores JSON"
     fields = codec.as_object(codec.decode(data)) or {}
-    incarnation = fields.pop("incarnation", None)
-    record = {
+    return {
         **fields,
         "seq": seq,
         "at": at,
         "type": event_type,
         "agent": agent,
         "worker": worker,
-        "incarnation": incarnation,
-    }
-    return record, len(data)
+        "incarnation": fields.pop("incarnation", None),
+    }, len(data)
 
 
 def _expired(after: int, first: int) -> dict[str, object]:

@@ -193,8 +193,7 @@ class Capture:
             self._full_reads += 1
             if self._full_reads == FULL_READS and not self.closed:
                 self._full_reads = 0
-                pipes = _Pipes.of(self._loop)
-                self._is_larger = pipes.enlarge(self._fd, sizes.flood_bytes)
+                self._is_larger = _Pipes.of(self._loop).enlarge(self._fd, sizes.flood_bytes)
         return len(chunk)
 
     def _end(self) -> None:

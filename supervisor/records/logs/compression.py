@@ -117,8 +117,7 @@ class Compressor:
         if abs(time.time() - status.st_mtime) < self._after_s:
             self.rotated(agent, worker)
             return None
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        source = os.open(plain[0].path, flags)
+        source = os.open(plain[0].path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         temporary = plain[0].path.with_name(f".{local_name(worker)}.log.{status.st_ino}.tmp")
         target = -1
         try:

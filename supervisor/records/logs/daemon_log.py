@@ -348,7 +348,7 @@ class _JournalSink:
         if traceback := traceback_of(record):
             message = f"{message}\n{traceback}"
         fields = {field_name(key): _plain(value) for key, value in facts.items() if value is not None}
-        entry = {
+        return {
             **fields,
             "MESSAGE": message,
             "PRIORITY": PRIORITIES[_level_of(record)],
@@ -358,8 +358,7 @@ class _JournalSink:
             "CODE_FUNC": record.funcName or "",
             "CORRAL_LEVEL": _level_of(record),
             "CORRAL_LOGGER": record.name,
-        }
-        return entry, len(message) + sum(len(value) for value in fields.values())
+        }, len(message) + sum(len(value) for value in fields.values())
 
     def write(self, entry: object) -> object | None:
         assert isinstance(entry, dict), "render has made it"

@@ -254,8 +254,7 @@ class FoundFile:
         # Between two turns of a reader it may have been rotated away, and its number given to a new file.
         directory, match = self.path.parent, _NAME.fullmatch(self.path.name)
         agent = str(directory.relative_to(source.directory))
-        worker = qualified(match[1], tenant_of(agent)) if match else ""
-        writer = source.find_writer(agent, worker)
+        writer = source.find_writer(agent, qualified(match[1], tenant_of(agent)) if match else "")
         number = number_of(writer, file.inode)
         return number == self.number and (number is not None or file.modified_ns == self._modified_ns)
 

@@ -92,8 +92,7 @@ class Forwarding:
     def _end(self) -> None:
         if self._follower is not None and self._task is not None and self._closing is None:
             self._follower.end()
-            loop = asyncio.get_running_loop()
-            self._closing = loop.call_later(self._close_s, self._task.cancel)
+            self._closing = asyncio.get_running_loop().call_later(self._close_s, self._task.cancel)
 
     async def placed(self) -> bool:
         """Waits until nothing that is written from then on is missed; False where that takes too long."""

@@ -148,8 +148,7 @@ class LogPosition:
             if head_ns is not None:  # else the file is foreign
                 shown: list[_Rest] = [(_stream_name(stream), rest) for stream, rest in rests]
                 places.append(_StoredPlace(agent, worker, head_ns, offset, shown))
-        at_ns = _nanoseconds(self.at or self._horizon) or 0
-        stored = _StoredPosition(1, at_ns, places[::-1])
+        stored = _StoredPosition(1, _nanoseconds(self.at or self._horizon) or 0, places[::-1])
         return base64.urlsafe_b64encode(msgspec.msgpack.encode(stored)).rstrip(b"=").decode()
 
 

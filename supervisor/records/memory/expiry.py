@@ -70,8 +70,7 @@ class Expiry:
         with_sessions = {str(each) for (each,) in rows}
         sessions: dict[str, int] = {}
         for agent in sorted(name for name in with_sessions if is_chosen(name)):
-            before = now - memory.retention_s(agent)
-            step = Expire(agent, now, before, memory.spared(agent))
+            step = Expire(agent, now, now - memory.retention_s(agent), memory.spared(agent))
             await self._store.write(step)
             memory.forget(agent, step.removed)
             if step.removed:

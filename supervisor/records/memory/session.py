@@ -246,8 +246,7 @@ def read(stored: StoredSession, record: str) -> SessionState:
         except (msgspec.DecodeError, UnicodeError) as error:
             raise corrupted(record, "no-turn", str(error)) from error
         if turn.version > VERSION:
-            text = f"its format {turn.version} is newer than {VERSION}"
-            raise corrupted(record, "newer-version", text)
+            raise corrupted(record, "newer-version", f"its format {turn.version} is newer than {VERSION}")
         if number and turn.turn != made.turns + 1:
             raise corrupted(record, "missing", f"turn {made.turns + 1} is missing")
         made.apply(turn)

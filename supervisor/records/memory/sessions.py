@@ -314,8 +314,7 @@ class Memory:
         name = (agent, session)
         found = self.cache.get(name) or await self._load(name)
         if found is None or not found.is_stored or found.is_over(time.time()):
-            text = f'cannot find session "{session}" of agent "{agent}"'
-            raise NotFound(text, **named(name))
+            raise NotFound(f'cannot find session "{session}" of agent "{agent}"', **named(name))
         self._note_access(name, found)
         state = found.state
         return {
@@ -345,8 +344,7 @@ class Memory:
         await self._store.write(step, keys)
         self.forget(agent, step.removed)
         if session is not None and not (step.removed or keys.removed or carried):
-            text = f'cannot find session "{session}" of agent "{agent}"'
-            raise NotFound(text, **named((agent, session)))
+            raise NotFound(f'cannot find session "{session}" of agent "{agent}"', **named((agent, session)))
         sessions = max(len(step.removed), carried)
         self._bus.publish("memory.cleared", agent=agent, session=session, sessions=sessions, keys=keys.removed)
         return {"sessions": sessions, "keys": keys.removed}

@@ -69,8 +69,7 @@ class _Batch:
         done = 0
         for size in ROWS_AT_ONCE:
             while len(self.rows) - done >= size:
-                chunk = self.rows[done : done + size]
-                values = [value for row in chunk for value in row]
+                values = [value for row in self.rows[done : done + size] for value in row]
                 connection.execute(_of_many(self.sql, size), values)
                 done += size
         return done

@@ -451,8 +451,7 @@ class Store:
             was_refusing = self._refusals.reason is not None
             self._refusals = self._judged(batch)
         if failed_posts and not was_refusing:  # once, not every second
-            error = failed_posts[0].error
-            logger.error("cannot store %d posted groups: %s", len(failed_posts), error)
+            logger.error("cannot store %d posted groups: %s", len(failed_posts), failed_posts[0].error)
         if awaited:
             assert awaited[0].answer is not None
             _on_loop(awaited[0].answer.get_loop(), self._resolve, awaited)

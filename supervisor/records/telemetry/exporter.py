@@ -147,8 +147,7 @@ class Exporter:
             async with asyncio.timeout(CLOSE_S):
                 await closed.wait()
         except TimeoutError:
-            left = self._given - self._counted.taken - self._counted.refused
-            self._overflown += left
+            self._overflown += self._given - self._counted.taken - self._counted.refused
             self._note_dropped()
 
     def _note_batch(self, is_taken: bool) -> None:

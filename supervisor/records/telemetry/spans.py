@@ -172,8 +172,7 @@ def model_span(
     }
     if task is not None:
         attributes["corral.task.id"] = task
-    error = "" if outcome == "ok" else outcome
-    return Span(f"chat {model}", context, parent, "client", *times_ns, attributes, error)
+    return Span(f"chat {model}", context, parent, "client", *times_ns, attributes, "" if outcome == "ok" else outcome)
 
 
 def unix_ns(stamp: str) -> int:

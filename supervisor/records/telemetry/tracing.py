@@ -115,8 +115,7 @@ class Tracer(Tracing):
         """Records an attempt that another one follows."""
         if is_silent(task.traceparent):
             return
-        now_ns = time.time_ns()
-        span = spans.failed_attempt(task, now_ns, error.name, error.message)
+        span = spans.failed_attempt(task, time.time_ns(), error.name, error.message)
         if span is not None:
             self._emit(span)
 

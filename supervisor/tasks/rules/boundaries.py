@@ -81,8 +81,7 @@ def _check_words(params: TaskParams) -> None:
         raise _refused("objective", text)
     bounds = params.boundaries
     if len(bounds.constraints) > MAX_CONSTRAINTS:
-        text = f"{len(bounds.constraints)} are more than {MAX_CONSTRAINTS}"
-        raise _refused("boundaries.constraints", text)
+        raise _refused("boundaries.constraints", f"{len(bounds.constraints)} are more than {MAX_CONSTRAINTS}")
     for index, each in enumerate(bounds.constraints):
         if not each.strip():
             raise _refused(f"boundaries.constraints[{index}]", "it says nothing")

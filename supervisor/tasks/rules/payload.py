@@ -136,8 +136,7 @@ def check_result(task: Task, output: object, words: int, limit_bytes: int = MAX_
 
 def error_room(words: int) -> int:
     """Returns the bytes of the error of a record beside `words` bytes of input."""
-    left = MAX_MESSAGE_BYTES - RECORD_MARGIN_BYTES - words
-    return max(ERROR_LEAST_BYTES, min(ERROR_BYTES, left))
+    return max(ERROR_LEAST_BYTES, min(ERROR_BYTES, MAX_MESSAGE_BYTES - RECORD_MARGIN_BYTES - words))
 
 
 def bounded(error: Error, limit_bytes: int) -> Error:

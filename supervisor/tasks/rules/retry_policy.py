@@ -62,5 +62,4 @@ def retries(policy: Policy, attempt: int, ended: Attempted) -> bool:
 
 def retry_delay_s(policy: Policy, attempt: int, jitter: float) -> float:
     """Returns the seconds before the next attempt: the base, doubled each time up to the longest, ±20 %."""
-    doubled = policy.base_s * 2.0 ** min(attempt - 1, 64)
-    return min(doubled, policy.max_s) * (0.8 + 0.4 * jitter)
+    return min(policy.base_s * 2.0 ** min(attempt - 1, 64), policy.max_s) * (0.8 + 0.4 * jitter)

@@ -315,8 +315,7 @@ class Accounting:
         if above is not None and entry.task.id not in above.waits:
             above.waits.append(entry.task.id)
             if entry.task.id not in above.task.children:
-                children = [*above.task.children, entry.task.id]
-                above.task = replace(above.task, children=children)
+                above.task = replace(above.task, children=[*above.task.children, entry.task.id])
 
     def remove_child(self, entry: Entry, *, is_refused: bool = False) -> None:
         """Ends a parent's wait for a child; removes a refused one from the parent's record as well."""

@@ -258,8 +258,7 @@ class Attempt:
             now = self._loop.time()
             if now >= begun + limit_s + self._still_s(now):
                 text = f'cannot finish task "{self._task.id}" within {limit_s:g} s'
-                worker = self._task.worker
-                return Timeout(text, limit="timeout_s", value=limit_s, worker=worker)
+                return Timeout(text, limit="timeout_s", value=limit_s, worker=self._task.worker)
             if stall_s > 0 and now >= self._alive_at() + stall_s:
                 return None
 
@@ -331,8 +330,7 @@ class Attempt:
         leaving = worker.state is State.SHUTTING_DOWN or died or bool(ends)
         reasons = {worker.cause, str(error.data.get("result")) if died else "", *ends}
         asked = leaving and not reasons.isdisjoint(ASKED_FOR)
-        put_down = asked and (died or isinstance(error, Cancelled | ShuttingDown))
-        return Failed(error, died, put_down)
+        return Failed(error, died, asked and (died or isinstance(error, Cancelled | ShuttingDown)))
 
     async def _cause_of_death(self, error: CorralError) -> CorralError:
         """Returns the reason of the exit, which is often reported after the pipe was closed; it is the better one."""
@@ -471,8 +469,7 @@ class Alarms:
 def given_up(task: Task, error: CorralError) -> CorralError:
     """Returns the error of a task that is not tried again after the death of its worker, or of the daemon."""
     worker = error.data.get("worker")
-    own = f'cannot go on with worker "{worker}": '
-    why = error.message.removeprefix(own)
+    why = error.message.removeprefix(f'cannot go on with worker "{worker}": ')
     cause = why if why == error.message else f'worker "{worker}" ended: {why}'
     times = "1 attempt" if task.attempt == 1 else f"{task.attempt} attempts"
     text = f'cannot finish task "{task.id}" after {times}: {cause}; corral show {task.agent}'

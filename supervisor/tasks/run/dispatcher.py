@@ -233,8 +233,7 @@ class Dispatcher:
         if task.attempt == 0 and not entry.is_begun:
             why = f": {task.reason}" if task.reason else ""
             text = f'cannot start task "{task.id}" within {limit_s:g} s (queue_timeout){why}'
-            error = Timeout(text, limit="queue_timeout", value=limit_s)
-            self._endings.end_soon(entry, "timeout", error)
+            self._endings.end_soon(entry, "timeout", Timeout(text, limit="queue_timeout", value=limit_s))
 
     def abandon(self, name: str) -> None:
         """Ends the tasks that still wait for an agent that was removed."""
@@ -464,5 +463,4 @@ def _is_in_vain(task: Task, agent: Agent, down: Down) -> bool:
 
 def not_begun(supervisor: WorkerSupervisor, task: Task) -> WorkerFailed:
     """Returns why a task for one worker alone was not executed by it."""
-    words = f'cannot run task "{task.id}": worker "{supervisor.id}" has not taken it'
-    return WorkerFailed(words, worker=supervisor.id)
+    return WorkerFailed(f'cannot run task "{task.id}": worker "{supervisor.id}" has not taken it', worker=supervisor.id)

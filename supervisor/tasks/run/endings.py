@@ -158,8 +158,7 @@ class Endings:
         """Ends a task at its deadline, in whatever state it is then."""
         if entry.task.deadline_at is not None:
             due = datetime.fromisoformat(entry.task.deadline_at).timestamp()
-            left_s = max(due - time.time(), 0.0)
-            entry.deadline = self._loop.call_later(left_s, self._expire, entry)
+            entry.deadline = self._loop.call_later(max(due - time.time(), 0.0), self._expire, entry)
 
     def _expire(self, entry: Entry) -> None:
         task = entry.task

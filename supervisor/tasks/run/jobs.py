@@ -141,8 +141,7 @@ class JobRunner:
         if stop.done():
             await self._endings.end(entry, state_of(stop.result()), stop.result())
         elif work.cancelled():
-            text = f'cannot finish task "{task.id}" within {limit_s:g} s'
-            late = Timeout(text, limit="timeout_s", value=limit_s)
+            late = Timeout(f'cannot finish task "{task.id}" within {limit_s:g} s', limit="timeout_s", value=limit_s)
             await self._endings.end(entry, "timeout", late)
         else:
             state, error = _outcome(task, supervisor, before, work.exception())

@@ -81,8 +81,7 @@ class Recovery:
             is_job = task.kind == "job"  # whose run is never repeated for its task
             if is_job or is_gone or not retries(self._rules.retry_policy(task), task.attempt, ended):
                 died = WorkerFailed("the daemon died while it ran", worker=task.worker, result="daemon-gone")
-                error = agent_gone(task) if is_gone else given_up(task, died)
-                endings.keep(endings.end(entry, "failed", error))
+                endings.keep(endings.end(entry, "failed", agent_gone(task) if is_gone else given_up(task, died)))
                 return
             again = replace(task, state="queued", worker=None, reason="the daemon died")
             self._backlog.replace(entry, again)

@@ -206,8 +206,7 @@ class Records:
 
     async def children(self, parent: str, limit: int) -> list[Task]:
         """Returns the tasks that a task delegated, oldest first; unreadable ones are left out."""
-        sql = f"{_READ} WHERE parent = ? ORDER BY created_at, rowid LIMIT ?"
-        rows = await self._store.read(sql, (parent, limit))
+        rows = await self._store.read(f"{_READ} WHERE parent = ? ORDER BY created_at, rowid LIMIT ?", (parent, limit))
         return [task for task in map(_readable, rows) if task is not None]
 
     async def page(self, wanted: TaskListParams) -> Page:

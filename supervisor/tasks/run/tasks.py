@@ -133,8 +133,7 @@ class Tasks:
         entry = self._backlog.find(task_id)
         if entry is None:
             return await self.show(task_id)
-        error = Cancelled(f'cannot finish task "{task_id}": {reason}', reason=reason)
-        self._endings.stop(entry, error)
+        self._endings.stop(entry, Cancelled(f'cannot finish task "{task_id}": {reason}', reason=reason))
         await entry.ended.wait()
         return _ended(entry)
 

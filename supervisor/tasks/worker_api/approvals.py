@@ -171,8 +171,7 @@ class Approvals:
 
     async def _before(self, task: str, key: str) -> Approval | None:
         """Returns the ended record of a question that the task has asked before."""
-        sql = "SELECT id, record FROM approval WHERE task = ? AND key = ?"
-        rows = await self._store.read(sql, (task, key))
+        rows = await self._store.read("SELECT id, record FROM approval WHERE task = ? AND key = ?", (task, key))
         return _record(*rows[0]) if rows else None
 
     # TaskObserver
@@ -335,8 +334,7 @@ class Approvals:
 
     async def expire(self, now: float) -> None:
         """Removes questions that ended long ago."""
-        sql = "DELETE FROM approval WHERE state <> 'open' AND ended_at < ?"
-        await self._store.write((sql, (now - KEPT_S,)))
+        await self._store.write(("DELETE FROM approval WHERE state <> 'open' AND ended_at < ?", (now - KEPT_S,)))
 
 
 def _sealed(record: Approval) -> bytes:

@@ -84,8 +84,7 @@ class Delegation:
             near = get_close_matches(params.agent or "", [str(each) for each in known], 1)
             if not near:
                 raise
-            words = f'{error.message}; did you mean "{near[0]}"?'
-            raise NotFound(words, **{**error.data, "near": near}) from error
+            raise NotFound(f'{error.message}; did you mean "{near[0]}"?', **{**error.data, "near": near}) from error
         return child
 
     async def _ended(self, params: TaskParams) -> Task:
@@ -130,8 +129,7 @@ async def child_of(tasks: Tasks, supervisor: WorkerSupervisor, task: str) -> Tas
     """Returns the record of a task that a running task of the worker has delegated."""
     child = await tasks.show(task)
     if child.parent not in supervisor.running:
-        text = f'cannot find task "{task}" below a task of worker "{supervisor.id}"'
-        raise NotFound(text, task=task)
+        raise NotFound(f'cannot find task "{task}" below a task of worker "{supervisor.id}"', task=task)
     return child
 
 

@@ -111,8 +111,7 @@ def order_of(receiver: Receiver, arguments: Mapping[str, object]) -> Order:
         text = f'cannot call "{name}": "objective" has to be a string'
         raise InvalidParams(text, key="objective", value=objective, tool=name)
     if unknown := sorted(arguments.keys() - {"objective", "input"}):
-        text = f'cannot call "{name}": "{unknown[0]}" is not known'
-        raise InvalidParams(text, key=unknown[0], tool=name)
+        raise InvalidParams(f'cannot call "{name}": "{unknown[0]}" is not known', key=unknown[0], tool=name)
     return Order(objective, arguments.get("input"))
 
 

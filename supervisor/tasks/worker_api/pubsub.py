@@ -105,8 +105,7 @@ class WorkerPubsub:
         """
         sender = f"http {who['http']}" if "http" in who else f"uid {who['uid']}"
         tenant = who.get("tenant")
-        publisher = (OUTSIDE, tenant) if tenant else OUTSIDE
-        line = self._checked(publisher, sender, event_type, data)
+        line = self._checked((OUTSIDE, tenant) if tenant else OUTSIDE, sender, event_type, data)
         agent = who.get("agent") or (f"{tenant}{SEPARATOR}" if tenant else None)
         return self._bus.relay(
             event_type,

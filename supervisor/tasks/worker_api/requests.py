@@ -132,8 +132,7 @@ class WorkerApi:
     async def _cancel_child(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, ChildParams, "task/cancel")
         child = await child_of(self._tasks, supervisor, asked.task)
-        reason = "the worker that delegated it no longer waits"
-        return msgspec.to_builtins(await self._tasks.cancel(child.id, reason))
+        return msgspec.to_builtins(await self._tasks.cancel(child.id, "the worker that delegated it no longer waits"))
 
     async def _ask(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, AskParams, "task/ask")

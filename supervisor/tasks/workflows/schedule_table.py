@@ -66,8 +66,7 @@ class ScheduleTable:
 
     async def rows(self) -> list[Row]:
         """Returns all rows, for `entry_of`."""
-        sql = "SELECT name, created_at, next_at, record, checksum FROM schedule ORDER BY name"
-        return await self._store.read(sql)
+        return await self._store.read("SELECT name, created_at, next_at, record, checksum FROM schedule ORDER BY name")
 
     async def save(self, entry: Entry) -> None:
         """Writes a schedule; returns when it is on disk."""

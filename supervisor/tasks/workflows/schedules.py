@@ -137,8 +137,7 @@ class Schedules:
             known = self._entries.get(name)
             if known is not None and not known.is_of_file:
                 self._hidden[name] = known
-                reason = "the configuration file names it too, and wins"
-                self._bus.publish("config.shadowed", agent=name, reason=reason)
+                self._bus.publish("config.shadowed", agent=name, reason="the configuration file names it too, and wins")
             before = None if name not in earlier else earlier[name].record
             made = 0.0 if self._is_placed(schedule.task) else now  # one grid on all nodes
             entry = self._entries[name] = adopted(schedule, earlier.get(name), now, made)
@@ -168,8 +167,7 @@ class Schedules:
             elif known is not None and before.paused != record.paused:
                 set_paused(known, self._clock(), paused=record.paused)
                 what = "schedule.paused" if record.paused else "schedule.resumed"
-                facts = {} if record.paused else {"next_at": known.record.next_at}
-                self._publish(what, known.record, **facts)
+                self._publish(what, known.record, **{} if record.paused else {"next_at": known.record.next_at})
             else:
                 continue
             self._table.post(known)
@@ -186,8 +184,7 @@ class Schedules:
             waits_s = LOOK_S
             for entry in self._entries.values():
                 if entry.next_at is not None:
-                    due_s = max(entry.next_at - now, entry.not_before - loop.time())
-                    waits_s = min(waits_s, due_s)
+                    waits_s = min(waits_s, max(entry.next_at - now, entry.not_before - loop.time()))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, waits_s)):
                     await self._changed.wait()
@@ -207,8 +204,7 @@ class Schedules:
             key = str(error.item)
             value = getattr(params, key, None)
             what = "" if value is None else f' with {key} "{value}"'
-            words = f"cannot make a schedule{what}: {error.reason}"
-            raise InvalidParams(words, key=key, value=value) from error
+            raise InvalidParams(f"cannot make a schedule{what}: {error.reason}", key=key, value=value) from error
         task = self._checked_task(normalised(self._complete(params.task)))
         name = params.name or self._free_name(params)
         self.check_free(name)
@@ -216,8 +212,7 @@ class Schedules:
             words = f'cannot add schedule "{name}": there are {MOST_SCHEDULES}'
             raise ResourceLimitExceeded(words, limit="schedules", value=MOST_SCHEDULES)
         if at is not None and at < now - LATE_S:
-            words = f"cannot make a schedule: {stamp(at)} is past"
-            raise InvalidParams(words, key="at", value=params.at)
+            raise InvalidParams(f"cannot make a schedule: {stamp(at)} is past", key="at", value=params.at)
         # A start at the present time means now, although the call took a moment.
         is_now = start is not None and params.every_s is not None and start <= now <= start + LATE_S
         next_at = start if is_now else following(times, now)
@@ -484,8 +479,7 @@ class Schedules:
                 run = await self._ended(task_id)
                 entry.record = replace(entry.record, last_run=run)
                 await self._note(entry)
-                facts = {"task": task_id, "state": run.state, "code": run.code}
-                self._publish("schedule.ended", entry.record, **facts)
+                self._publish("schedule.ended", entry.record, **{"task": task_id, "state": run.state, "code": run.code})
 
     async def _ended(self, task_id: str) -> Run:
         try:
@@ -511,8 +505,7 @@ class Schedules:
         refused = entry.record.refused + 1
         entry.record = replace(entry.record, last_error=last_error, refused=refused)
         logger.warning('schedule "%s": %s', entry.record.name, error)
-        reason = error.message[:1000]
-        self._publish("schedule.refused", entry.record, error=error.name, reason=reason)
+        self._publish("schedule.refused", entry.record, error=error.name, reason=error.message[:1000])
 
     def _put_off(self, entry: Entry, next_at: float | None) -> None:
         """Sets the next time, unless it was paused meanwhile."""

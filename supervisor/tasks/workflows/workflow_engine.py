@@ -108,8 +108,7 @@ class WorkflowEngine:
         """Returns the result of a task of a team or workflow; also called again for one that a daemon left."""
         found = self._agents.groups.by_name.get(task.agent)
         if found is None:
-            text = f'cannot go on with task "{task.id}": "{task.agent}" is gone'
-            raise NotFound(text, name=task.agent)
+            raise NotFound(f'cannot go on with task "{task.id}": "{task.agent}" is gone', name=task.agent)
         if isinstance(found, Team):
             self._teams[task.id] = found
         under_way = self._agents.groups.under_way
@@ -281,8 +280,7 @@ class WorkflowEngine:
         for step, stage in decision.stages.items():
             if stage.has_ended and published.get(step) != "ended":
                 published[step] = "ended"
-                reason = "" if stage.error is None else stage.error.message
-                self._publish_step(task, step, stage.state, reason)
+                self._publish_step(task, step, stage.state, "" if stage.error is None else stage.error.message)
 
     def _publish_step(self, task: Task, step: str, state: str, reason: str = "") -> None:
         self._bus.publish(
@@ -371,8 +369,7 @@ class WorkflowEngine:
 
     def _candidate(self, name: str) -> Candidate:
         if name not in self._agents.agents:
-            rate = self._routing.success_rate(name)
-            return Candidate(name, 1, 0, success_rate=rate)
+            return Candidate(name, 1, 0, success_rate=self._routing.success_rate(name))
         return self._routing.candidate(name)
 
     def _offered(self, name: str) -> tuple[str, ...]:

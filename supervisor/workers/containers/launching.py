@@ -62,8 +62,7 @@ def contained(
     if process.connect_ports is not None:
         raise Unheld("connect_ports", "connect_ports: a container has no list of ports")
     if spec.models and process.network == "none":
-        words = "models of a container without a network: it has no way to the gateway yet"
-        raise Unheld("network", words)
+        raise Unheld("network", "models of a container without a network: it has no way to the gateway yet")
     if spec.listen:
         raise Unheld("listen", "listen: a container inherits no sockets yet")
     if spec.entrypoint is not None and spec.python is None:
@@ -92,8 +91,7 @@ def contained(
         own = engine_environment(environ)
         return Contained(files.write(folder, planned(facts, engine), own), own, folder)
     except Missing as missing:
-        text = f'image "{image}" by runtime "{process.runtime}": {missing}'
-        raise Unheld("runtime", text) from None
+        raise Unheld("runtime", f'image "{image}" by runtime "{process.runtime}": {missing}') from None
     except Refused as refused:
         files.discard(folder)
         raise Unheld(refused.key, f"{refused.key}: {refused}") from None

@@ -207,14 +207,11 @@ def _of_runc(facts: Facts, engine: Engine) -> Plan:
         raise Refused("image", "runc takes a folder with a root file system")
     name, folder = name_of(facts.state, facts.unit), facts.folder
     root = [engine.program, *engine.options, "--root", f"{folder}/runc"]
-    run = [*root, "run", "--bundle", folder, "--pid-file", f"{folder}/pid", name]
-    user = f"{facts.uid}:{facts.gid}"
-    enter = [*root, "exec", "--user", user, "@options", name]
     return Plan(
         name=name,
-        run=tuple(run),
+        run=(*root, "run", "--bundle", folder, "--pid-file", f"{folder}/pid", name),
         remove=(*root, "delete", "--force", name),
-        enter=tuple(enter),
+        enter=(*root, "exec", "--user", f"{facts.uid}:{facts.gid}", "@options", name),
         folder_option="--cwd",
         files={"config.json": json.dumps(_bundle(facts, has_cgroups=engine.has_cgroups))},
         pid_file=f"{folder}/pid",

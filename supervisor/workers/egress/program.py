@@ -178,11 +178,9 @@ class Gate:
                         raise Refused("403 Forbidden", reason, is_recorded=True)
                 return await self._first_of(addresses, port)
         except TimeoutError:
-            reason = f"{host} did not answer within {CONNECT_S:g} s"
-            raise Refused("504 Gateway Timeout", reason) from None
+            raise Refused("504 Gateway Timeout", f"{host} did not answer within {CONNECT_S:g} s") from None
         except OSError as error:
-            reason = f"cannot reach {host} at port {port}: {error.strerror or error}"
-            raise Refused("502 Bad Gateway", reason) from None
+            raise Refused("502 Bad Gateway", f"cannot reach {host} at port {port}: {error.strerror or error}") from None
 
     async def _first_of(self, addresses: Sequence[str], port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         failure: OSError = OSError("it has no address")
@@ -321,8 +319,7 @@ async def serve(channel: socket.socket) -> None:
 
 def main() -> None:
     """Serves the daemon at the other end of stdin."""
-    channel = socket.socket(fileno=os.dup(sys.stdin.fileno()))
-    asyncio.run(serve(channel))
+    asyncio.run(serve(socket.socket(fileno=os.dup(sys.stdin.fileno()))))
     os._exit(0)
 
 

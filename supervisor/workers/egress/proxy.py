@@ -69,5 +69,4 @@ class EgressProxy:
 
     def _on_message(self, message: Any) -> None:  # Any: JSON
         if message.get("op") == "refused":
-            facts = {key: message[key] for key in ("agent", "host", "port", "reason", "count")}
-            self._note(facts)
+            self._note({key: message[key] for key in ("agent", "host", "port", "reason", "count")})

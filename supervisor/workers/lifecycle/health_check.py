@@ -219,8 +219,7 @@ def _tick(health: Health, _: Tick, now: float) -> Step:
     if health.phase is not Phase.WAITING or health.deadline is None or now < health.deadline:
         return health, []
     run = health.run + 1
-    asking = replace(health, phase=Phase.ASKING, run=run, asked_at=now, deadline=None)
-    return asking, [Ask(run)]
+    return replace(health, phase=Phase.ASKING, run=run, asked_at=now, deadline=None), [Ask(run)]
 
 
 def _hurry(health: Health, _: Hurry, now: float) -> Step:

@@ -467,8 +467,7 @@ def _spawn(worker: Worker, reason: str, now: float) -> Step:
 
 
 def _ready(worker: Worker, reason: str, now: float) -> Step:
-    ready = replace(worker, ready_at=now, idle_at=now)
-    return _watch(_move(ready, State.READY, reason), now)
+    return _watch(_move(replace(worker, ready_at=now, idle_at=now), State.READY, reason), now)
 
 
 def _watch(moved: Step, now: float) -> Step:

@@ -259,8 +259,7 @@ def step(throttle: Throttle, used_s: float, now: float) -> tuple[Throttle, float
 
 def _freeze_s(throttle: Throttle, rate: float, *, since: float) -> float:
     """Returns the seconds for which a frozen tree stays frozen."""
-    missing_s = (rate * PERIOD_S - throttle.balance_s) / rate
-    return min(missing_s, since + FREEZE_MAX_S - throttle.at)
+    return min((rate * PERIOD_S - throttle.balance_s) / rate, since + FREEZE_MAX_S - throttle.at)
 
 
 def _run_s(throttle: Throttle, rate: float) -> float:

@@ -290,8 +290,7 @@ class Zygote(ParentClient):
             async with asyncio.timeout(CHECK_S):
                 return await answer
         except TimeoutError:
-            text = f'cannot look at the sources of "{self.unit}": no answer within {CHECK_S:g} s'
-            raise Timeout(text) from None
+            raise Timeout(f'cannot look at the sources of "{self.unit}": no answer within {CHECK_S:g} s') from None
         finally:
             del self._checks[seq]
 
@@ -549,8 +548,7 @@ class Zygote(ParentClient):
         if limit and self._samples_memory and (used := _rss_bytes(self.pid)) > limit:
             self._kill_faulty(f"used {used} bytes of memory of its own, of {limit}")
         self._cgroups.sweep()
-        pause_s = PING_S if self._loaded.done() else LOOK_S
-        self._timer = self._loop.call_later(pause_s, self._look)
+        self._timer = self._loop.call_later(PING_S if self._loaded.done() else LOOK_S, self._look)
 
     def _do(self, chore: Coroutine[object, object, object]) -> None:
         task: asyncio.Task[object] = self._loop.create_task(chore)

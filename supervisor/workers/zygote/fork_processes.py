@@ -35,8 +35,7 @@ class ForkCgroups:
             return [os.open(f"{unit.group}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)]
         except OSError as error:
             self.abandon(unit)
-            reason = str(error.strerror)
-            raise failed(launch.unit, "cgroup", error.errno or 0, reason) from error
+            raise failed(launch.unit, "cgroup", error.errno or 0, str(error.strerror)) from error
 
     def is_frozen(self, unit: Unit) -> bool:
         """Returns True if the unit's group was frozen here."""

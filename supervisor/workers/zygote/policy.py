@@ -340,8 +340,7 @@ def _lost(warmth: Warmth, event: Lost, now: float) -> Step:
         due = now + doubled_s(AGAIN_S, losses - 2)
         return replace(lost, phase=Phase.RESTING, due=due), [Announce("cold", event.reason)]
     reason = f"its zygote died {losses} times in a row: {event.reason}"
-    cold = replace(lost, phase=Phase.COLD, reason=reason, hopes=False)
-    return cold, [Announce("cold", reason)]
+    return replace(lost, phase=Phase.COLD, reason=reason, hopes=False), [Announce("cold", reason)]
 
 
 # -- reasons to load again

@@ -411,8 +411,7 @@ class ZygotePool:
                     paths += await zygote.launcher.check()
                 return paths
         except (TimeoutError, CorralError) as error:
-            text = "cannot check whether sources of %s have changed: %s"
-            logger.warning(text, record.spec.name, error)
+            logger.warning("cannot check whether sources of %s have changed: %s", record.spec.name, error)
             return []
 
     async def _recipe(self, spec: Spec) -> Launch:

@@ -174,8 +174,7 @@ class Reserve:
             if zygote is self._zygote:
                 self._fail(error.message)
             return
-        temporary = zygote.temporary_of(launch)
-        spare = Spare(zygote, child, launch, temporary, self._loop.time())
+        spare = Spare(zygote, child, launch, zygote.temporary_of(launch), self._loop.time())
         self._spares[unit] = spare
         if zygote is not self._zygote or self._spec is None or len(self) > self._spec.min_spare:
             self._end(unit)
