@@ -10,9 +10,9 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from msgspec import Struct
 
@@ -62,84 +62,6 @@ class Archive(Struct, frozen=True):
     manifest: Manifest
     digest: str
     signature: bytes = b""
-
-
-class Sink(Protocol):
-    """Receives the files of an archive."""
-
-    def begin(self, entry: FileEntry) -> None:
-        """Begins a file: its content follows."""
-        ...
-
-    def write(self, data: bytes) -> None:
-        """Receives the next bytes of the file."""
-        ...
-
-    def end(self) -> None:
-        """Ends the file: its content was whole, and its SHA-256 right."""
-        ...
-
-
-class Discard:
-    """Receives the files, and keeps the contents of those in `wanted` (path to bytes), up to `limit` bytes each."""
-
-    def __init__(self, wanted: Iterable[str] = (), limit: int = MANIFEST_MAX_BYTES) -> None:
-        self.kept: dict[str, bytes] = dict.fromkeys(wanted, b"")
-        self.found: set[str] = set()
-        self._limit = limit
-        self._path: str | None = None
-
-    def begin(self, entry: FileEntry) -> None:
-        """Notes whether this file is kept."""
-        self._path = entry.path if entry.path in self.kept else None
-        if self._path is not None:
-            if entry.size > self._limit:
-                raise too_large(f"the size of {entry.path}", entry.size, self._limit)
-            self.found.add(self._path)
-
-    def write(self, data: bytes) -> None:
-        """Keeps the bytes of a wanted file."""
-        if self._path is not None:
-            self.kept[self._path] += data
-
-    def end(self) -> None:
-        """Does nothing."""
-
-
-class Unpacked:
-    """Writes the files into a folder, which only the daemon can change meanwhile, by descriptors that follow no link."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._file: BinaryIO | None = None
-        self._entry: FileEntry | None = None
-
-    def begin(self, entry: FileEntry) -> None:
-        """Makes the file and the folders above it; nothing of its name is there yet."""
-        path = self._folder / entry.path
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._file = os.fdopen(os.open(path, flags, 0o600), "wb")
-
-        self._entry = entry
-
-    def write(self, data: bytes) -> None:
-        """Writes the next bytes."""
-        assert self._file is not None, "begin came first"
-        self._file.write(data)
-
-    def end(self) -> None:
-        """Sets the mode and closes the file."""
-        assert self._file is not None, "begin came first"
-        assert self._entry is not None, "begin came first"
-        os.fchmod(self._file.fileno(), mode_of(self._entry))
-        self.close()
-
-    def close(self) -> None:
-        """Closes what is open, also after a failure."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
 
 def mode_of(entry: FileEntry) -> int:
@@ -215,140 +137,103 @@ def _padding(size: int) -> bytes:
 # -- reading
 
 
-def read_archive(source: BinaryIO, sink: Sink) -> Archive:
-    """Reads an archive from the beginning of a file to its end, and gives its files to `sink`.
+class Reader:
+    """Reads an archive from the beginning of a file: its manifest and signature at once, its files by `files`."""
 
-    Its files count only once this has returned: a damaged end is found last.
-    """
-    import zstandard  # noqa: PLC0415  # likewise
-
-    size = _frame_content(source)
-    source.seek(0)
-    reader = zstandard.ZstdDecompressor(max_window_size=1 << WINDOW_LOG).stream_reader(
-        source, read_size=CHUNK, closefd=False
-    )
-    tar = _Tar(reader, size)
-    try:
-        try:
-            return _read(tar, sink)
-        except InvalidParams:
-            tar.drain()  # a changed byte may look like anything until the checksum at the end tells
-            raise
-    except zstandard.ZstdError as error:
-        raise damaged(f"its compression is damaged: {error}") from error
-
-
-def read_manifest(source: BinaryIO) -> Archive:
-    """Reads the manifest and the signature alone; the files are not checked."""
-
-    class Enough(Exception):
-        pass
-
-    class Stop(Discard):
-        def begin(self, entry: FileEntry) -> None:
-            raise Enough
-
-    found: list[Archive] = []
-    with contextlib.suppress(Enough):
+    def __init__(self, source: BinaryIO) -> None:
         import zstandard  # noqa: PLC0415  # likewise
 
-        size = _frame_content(source)
+        self._left = _frame_content(source)
         source.seek(0)
-        limits = zstandard.ZstdDecompressor(max_window_size=1 << WINDOW_LOG)
-        tar = _Tar(limits.stream_reader(source, read_size=CHUNK, closefd=False), size)
+        unpacker = zstandard.ZstdDecompressor(max_window_size=1 << WINDOW_LOG)
+        self._stream = unpacker.stream_reader(source, read_size=CHUNK, closefd=False)
+        self._damage = zstandard.ZstdError
+        with self._told_damaged():
+            self.archive = self._read_archive()
+
+    def _read_archive(self) -> Archive:
+        head = self._take(BLOCK)
+        size = _size_in(head)
+        if size is None or head != header(MANIFEST, size, 0o644):
+            raise refused(f"its first entry is not {MANIFEST}{_difference(head, None)}")
+        if size > MANIFEST_MAX_BYTES:
+            raise too_large("a manifest", size, MANIFEST_MAX_BYTES)
+        encoded = self._take(size)
+        self._expect(_padding(size), "the padding")
+        manifest, signature = decode_manifest(encoded), b""
+        self._head = self._take(BLOCK)
+        size = _size_in(self._head)
+        is_short = size is not None and size <= SIGNATURE_MAX_BYTES
+        if size is not None and is_short and self._head == header(SIGNATURE, size, 0o644):
+            signature = self._take(size)
+            self._expect(_padding(size), "the padding")
+            self._head = self._take(BLOCK)
+        return Archive(manifest, digest_of(encoded), signature)
+
+    @contextlib.contextmanager
+    def _told_damaged(self) -> Generator[None]:
+        """Reads on after a refusal, so that zstd compares its checksum: a changed byte may look like anything before."""
         try:
-            _read(tar, Stop(), found.append)
-        except zstandard.ZstdError as error:
-            raise damaged(f"its compression is damaged: {error}") from error
-    return found[0]
+            yield
+        except InvalidParams:
+            for _ in range(0, DRAINED_BYTES_MAX, CHUNK):
+                if not self._read(CHUNK):
+                    break
+            raise
 
+    def files(self) -> Iterator[tuple[FileEntry, Iterator[bytes]]]:
+        """Yields each file with its content, which is read before the next one; that counts once this has ended.
 
-class _Tar:
-    """Reads a known number of bytes, exactly."""
+        A damaged end of the archive is found last.
+        """
+        with self._told_damaged():
+            for entry in self.archive.manifest.files:
+                head = header(f"{FILES}/{entry.path}", entry.size, mode_of(entry))
+                self._check(self._head, head, f"the header of {entry.path!a}")
+                yield entry, (content := self._content(entry))
+                for _ in content:  # what the caller has left
+                    pass
+                self._head = self._take(BLOCK)
+            if self._head != END[:BLOCK]:
+                raise refused(f"it has more than its manifest says{_difference(self._head, END[:BLOCK])}")
+            self._expect(END[BLOCK:], "the end")
+            if self._left or self._read(1):  # zstd compares its checksum here
+                raise refused("it has more after its end")
 
-    def __init__(self, reader: BinaryIO, size: int) -> None:
-        self._reader = reader
-        self.left = size
+    def _content(self, entry: FileEntry) -> Iterator[bytes]:
+        left, found = entry.size, hashlib.sha256()
+        with self._told_damaged():
+            while left:
+                data = self._take(min(CHUNK, left))
+                found.update(data)
+                yield data
+                left -= len(data)
+            if found.hexdigest() != entry.sha256:
+                raise damaged(f"the content of {entry.path!a} is not the one in the manifest", path=entry.path)
+            self._expect(_padding(entry.size), "the padding")
 
-    def take(self, size: int) -> bytes:
+    def _take(self, size: int) -> bytes:
         """Returns the next `size` bytes."""
         data = bytearray()
-        while len(data) < size and (more := self._reader.read(min(CHUNK, size - len(data)))):
+        while len(data) < size and (more := self._read(min(CHUNK, size - len(data)))):
             data += more
-        if len(data) < size or len(data) > self.left:
+        if len(data) < size or len(data) > self._left:
             raise refused("it ends too early")
-        self.left -= len(data)
+        self._left -= len(data)
         return bytes(data)
 
-    def expect(self, wanted: bytes, what: str) -> None:
-        """Checks that the next bytes are `wanted`."""
-        found = self.take(len(wanted))
+    def _read(self, size: int) -> bytes:
+        try:
+            return self._stream.read(size)
+        except self._damage as error:
+            raise damaged(f"its compression is damaged: {error}") from error
+
+    def _expect(self, wanted: bytes, what: str) -> None:
+        self._check(self._take(len(wanted)), wanted, what)
+
+    def _check(self, found: bytes, wanted: bytes, what: str) -> None:
         if found != wanted:
             raise refused(f"{what} is not that of a package{_difference(found, wanted)}")
-
-    def drain(self) -> None:
-        """Reads on to the end, or for DRAINED_BYTES_MAX, so that zstd compares its checksum."""
-        for _ in range(0, DRAINED_BYTES_MAX, CHUNK):
-            if not self._reader.read(CHUNK):
-                return
-
-    def end(self) -> None:
-        """Checks that nothing follows; zstd compares its checksum here."""
-        if self.left or self._reader.read(1):
-            raise refused("it has more after its end")
-
-
-def _read(tar: _Tar, sink: Sink, on_manifest: Callable[[Archive], None] = lambda _: None) -> Archive:
-    encoded, following = _manifest(tar)
-    manifest = decode_manifest(encoded)
-    signature = b""
-    wanted = [(header(f"{FILES}/{e.path}", e.size, mode_of(e)), e) for e in manifest.files]
-    size = _size_in(following)
-    is_short = size is not None and size <= SIGNATURE_MAX_BYTES
-    if size is not None and is_short and following == header(SIGNATURE, size, 0o644):
-        signature = tar.take(size)
-        tar.expect(_padding(size), "the padding")
-        following = tar.take(BLOCK)
-    found = Archive(manifest, digest_of(encoded), signature)
-    on_manifest(found)
-    for head, entry in wanted:
-        if following != head:
-            what = f"the header of {entry.path!a}"
-            raise refused(f"{what} is not that of a package{_difference(following, head)}")
-        sink.begin(entry)
-        _content(tar, entry, sink)
-        sink.end()
-        following = tar.take(BLOCK)
-    if following != END[:BLOCK]:
-        raise refused(f"it has more than its manifest says{_difference(following, END[:BLOCK])}")
-    tar.expect(END[BLOCK:], "the end")
-    tar.end()
-    return found
-
-
-def _manifest(tar: _Tar) -> tuple[bytes, bytes]:
-    """Returns the bytes of the manifest, and the header after it."""
-    head = tar.take(BLOCK)
-    size = _size_in(head)
-    if size is None or head != header(MANIFEST, size, 0o644):
-        raise refused(f"its first entry is not {MANIFEST}{_difference(head, None)}")
-    if size > MANIFEST_MAX_BYTES:
-        raise too_large("a manifest", size, MANIFEST_MAX_BYTES)
-    encoded = tar.take(size)
-    tar.expect(_padding(size), "the padding")
-    return encoded, tar.take(BLOCK)
-
-
-def _content(tar: _Tar, entry: FileEntry, sink: Sink) -> None:
-    left, found = entry.size, hashlib.sha256()
-    while left:
-        data = tar.take(min(CHUNK, left))
-        found.update(data)
-        sink.write(data)
-        left -= len(data)
-    if found.hexdigest() != entry.sha256:
-        raise damaged(f"the content of {entry.path!a} is not the one in the manifest", path=entry.path)
-    tar.expect(_padding(entry.size), "the padding")
 
 
 def _size_in(head: bytes) -> int | None:

@@ -4,7 +4,6 @@ Links are followed to files inside the folder, and stored as those files; everyt
 refused, and so are files that look like secrets. Empty folders are left out.
 """
 
-import contextlib
 import hashlib
 import os
 import stat
@@ -14,12 +13,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-import msgspec
 from msgspec import Struct
 
 from corral.worker.contract.errors import Conflict, InvalidParams, NotFound
 
-from .archive import CHUNK, Unpacked, opened, write_archive
+from .archive import CHUNK, opened, write_archive
 from .manifest import (
     CONTENT_MAX_BYTES,
     FILES_MAX,
@@ -105,9 +103,8 @@ def resigned(source: Path, secret: bytes, target: Path | None = None) -> Built:
     """
     path = target or source
     with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
-        files = Unpacked(Path(folder))
-        with opened(source) as file, contextlib.closing(files):
-            found = read_package(file, files)
+        with opened(source) as file:
+            found = read_package(file, Path(folder))
         signature = sign(secret, found.manifest.encode())
 
         def open_file(entry: FileEntry) -> BinaryIO:
@@ -341,9 +338,3 @@ def describe(built: Built) -> dict[str, object]:
         "content_bytes": built.manifest.size_bytes,
         "signer": built.signer or None,
     }
-
-
-def spec_table(spec: PackageSpec) -> dict[str, object]:
-    """Returns a package.toml as plain values."""
-    found: dict[str, object] = msgspec.to_builtins(spec)
-    return found

@@ -1,5 +1,7 @@
 """Reads a whole package: the archive, its package.toml, its lock and its signature, which have to agree."""
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -7,8 +9,8 @@ from msgspec import Struct
 
 from corral.worker.contract.errors import InvalidParams
 
-from .archive import Archive, Discard, Sink, Unpacked, read_archive
-from .manifest import LOCKS, PACKAGE_TOML, FileEntry, Manifest, refused
+from .archive import Archive, Reader, mode_of
+from .manifest import LOCKS, MANIFEST_MAX_BYTES, PACKAGE_TOML, Manifest, refused, too_large
 from .signature import verify
 from .spec import PackageSpec, decode_package
 
@@ -28,40 +30,40 @@ class Package(Struct, frozen=True):
         return f"{self.spec.name}@{self.spec.version}"
 
 
-class _Both(Discard):
-    """Gives the files to another sink too."""
+def read_package(source: BinaryIO, folder: Path | None = None) -> Package:
+    """Reads a package from the beginning of a file to its end, and verifies everything; writes its files into an empty folder.
 
-    def __init__(self, sink: Sink) -> None:
-        super().__init__((PACKAGE_TOML, *LOCKS))
-        self._sink = sink
-
-    def begin(self, entry: FileEntry) -> None:
-        super().begin(entry)
-        self._sink.begin(entry)
-
-    def write(self, data: bytes) -> None:
-        super().write(data)
-        self._sink.write(data)
-
-    def end(self) -> None:
-        self._sink.end()
-
-
-def read_package(source: BinaryIO, sink: Sink | None = None) -> Package:
-    """Reads a package from the beginning of a file to its end, and gives its files to `sink`; verifies everything.
-
-    A signature that it has must be right; whether its key counts is for the caller to say.
+    A signature that it has must be right; whether its key counts is for the caller to say. A failure may leave some of the
+    files.
     """
-    kept = _Both(sink or Discard())
-    found = read_archive(source, kept)
-    spec = decode_package(kept.kept[PACKAGE_TOML])
+    reader = Reader(source)
+    kept: dict[str, bytes] = {}
+    for entry, content in reader.files():
+        if entry.path in (PACKAGE_TOML, *LOCKS):
+            if entry.size > MANIFEST_MAX_BYTES:
+                raise too_large(f"the size of {entry.path}", entry.size, MANIFEST_MAX_BYTES)
+            kept[entry.path] = b"".join(content)
+            content = iter([kept[entry.path]])
+        if folder is not None:
+            _write(folder / entry.path, content, mode_of(entry))
+    found = reader.archive
+    spec = decode_package(kept[PACKAGE_TOML])
     check_agreement(spec, found.manifest)
-    lock = next((kept.kept[name] for name in LOCKS if name in kept.found), b"")
+    lock = next((kept[name] for name in LOCKS if name in kept), b"")
     try:
         text = lock.decode()
     except UnicodeDecodeError as error:
         raise refused("its lock is not UTF-8") from error
     return Package(spec, found.manifest, found.digest, text, signer_of(found))
+
+
+def _write(path: Path, content: Iterable[bytes], mode: int) -> None:
+    """Writes a file, of which nothing is there yet; only the daemon can change the folder meanwhile, and no link is followed."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(path, flags, 0o600), "wb") as file:
+        file.writelines(content)
+        os.fchmod(file.fileno(), mode)
 
 
 def signer_of(archive: Archive) -> str:
@@ -87,12 +89,3 @@ def check_agreement(spec: PackageSpec, manifest: Manifest) -> None:
             value=spec.install,
             reason=f"it {what}",
         )
-
-
-def unpack(source: BinaryIO, target: Path) -> Package:
-    """Writes the files of a package into an empty folder while it verifies them; a failure may leave some of them."""
-    sink = Unpacked(target)
-    try:
-        return read_package(source, sink)
-    finally:
-        sink.close()

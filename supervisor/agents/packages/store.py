@@ -38,8 +38,8 @@ from corral.worker.contract.errors import (
 )
 from corral.worker.contract.names import qualified
 
-from .archive import CHUNK, opened, read_manifest
-from .package import Package, read_package, unpack
+from .archive import CHUNK, Reader, opened
+from .package import Package, read_package
 from .spec import PackageSpec
 
 UPLOADS_MAX = 4
@@ -313,14 +313,7 @@ class Packages:
 
     def unpack(self, digest: str, target: Path, tenant: str = "") -> None:
         """Writes the files of a package of an owner into an empty folder, and verifies them meanwhile; blocks."""
-        path = self._path(digest, tenant)
-        try:
-            with opened(path) as file:
-                package = unpack(file, target)
-        except (CorralError, FileNotFoundError) as error:
-            raise _corrupted(path, digest, str(error)) from error
-        if package.digest != digest:
-            raise _corrupted(path, digest, "it is another package")
+        self._checked(digest, tenant, target)
 
     def verify_installed(self, digest: str, folder: Path) -> None:
         """Checks that each file of a package is unchanged in the folder that it was unpacked into; blocks.
@@ -330,7 +323,7 @@ class Packages:
         path = self._path(digest)
         try:
             with opened(path) as file:
-                found = read_manifest(file)
+                found = Reader(file).archive
         except (CorralError, FileNotFoundError) as error:
             raise _corrupted(path, digest, str(error)) from error
         if found.digest != digest:
@@ -347,12 +340,14 @@ class Packages:
             if not is_same:
                 raise _corrupted(installed, digest, "its content has changed")
 
-    def _checked(self, digest: str, tenant: str) -> Package:
+    def _checked(self, digest: str, tenant: str, target: Path | None = None) -> Package:
         path = self._path(digest, tenant)
         try:
             with opened(path) as file:
-                package = read_package(file)
+                package = read_package(file, target)
         except (CorralError, OSError) as error:
+            if target is not None and not isinstance(error, CorralError | FileNotFoundError):
+                raise  # the disk that is written to is full
             raise _corrupted(path, digest, str(error)) from error
         if package.digest != digest:
             raise _corrupted(path, digest, "it is another package")

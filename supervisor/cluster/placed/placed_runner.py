@@ -9,11 +9,11 @@ import contextlib
 import logging
 import time
 from datetime import datetime
-from typing import Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from corral.supervisor.tasks.run import cluster
 from corral.supervisor.tasks.run.backlog import dependency_failed
 from corral.worker.contract.errors import Conflict, CorralError, Timeout
 from corral.worker.contract.records import Task, TaskParams
@@ -37,9 +37,6 @@ SETTLED_S = 5.0
 TICKS = "ticks"
 """The prefix of the last run of each schedule."""
 
-Claim = Literal["run", "later", "elsewhere", "busy"]
-"""run: this node submits the task. later: ask again. elsewhere: another node did. busy: the last one has not ended."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -50,15 +47,21 @@ class Tick(Struct, frozen=True, kw_only=True):
     node: str
 
 
-class PlacedRunner:
+class PlacedRunner(cluster.PlacedRunner):
     """Submits tasks of this daemon to the engine, and returns their ends."""
 
     def __init__(self, node: str, tasks: PlacedTasks, joining: Joining) -> None:
         self._node = node
         self._tasks = tasks
         self._joining = joining
-        self.is_placed = tasks.is_placed
-        self.default_priority = tasks.default_priority
+
+    def is_placed(self, agent: str | None) -> bool:
+        """Returns whether the cluster places an agent of this name."""
+        return self._tasks.is_placed(agent)
+
+    def default_priority(self, agent: str) -> int:
+        """Returns the priority of tasks of an agent of the cluster that have none."""
+        return self._tasks.default_priority(agent)
 
     # -- tasks
 
@@ -95,7 +98,7 @@ class PlacedRunner:
 
     # -- schedules
 
-    async def claim(self, schedule: str, agent: str, at: str, *, may_overlap: bool) -> Claim:
+    async def claim(self, schedule: str, agent: str, at: str, *, may_overlap: bool) -> cluster.Claim:
         """Returns whether this node submits the task of a run: of all nodes that ask one does, by compare-and-swap.
 
         The run of a node that is gone is claimed anew; had it submitted the task, its idempotency key makes it the same.

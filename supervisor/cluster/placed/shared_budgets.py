@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from corral.supervisor.tasks.run import cluster
 from corral.supervisor.tenants.quotas.spending import DAY_S, NO_COST, NO_TOKENS, Spending
 from corral.worker.contract.errors import Conflict, Timeout
 
@@ -35,7 +36,7 @@ class Budgets(Protocol):
         ...
 
 
-class SharedBudgets:
+class SharedBudgets(cluster.Elsewhere):
     """Knows what all nodes have used."""
 
     def __init__(self, node: str, view: ClusterView, budgets: Budgets, clock: Callable[[], float] = time.time) -> None:

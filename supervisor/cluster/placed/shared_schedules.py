@@ -5,10 +5,11 @@ Every node has each of them, and one node submits each run, as `placed_runner` d
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
+from corral.supervisor.tasks.run import cluster
 from corral.worker.contract.errors import Conflict, NotFound
 from corral.worker.contract.records import ScheduleRecord
 
@@ -20,13 +21,16 @@ SEEN_S = 2.0
 """Seconds that this node waits until it sees that a schedule is gone."""
 
 
-class SharedSchedules:
+class SharedSchedules(cluster.SharedSchedules):
     """Adds, removes and pauses schedules of the cluster."""
 
     def __init__(self, view: ClusterView, joining: Joining) -> None:
         self._view = view
         self._reached = joining.reached
-        self.subscribe = view.subscribe
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Calls `listener` after each change."""
+        self._view.subscribe(listener)
 
     def known(self) -> Mapping[str, ScheduleRecord] | None:
         """Returns them by name; None before they were read from the engine."""

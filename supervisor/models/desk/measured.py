@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection
 
+from corral.supervisor.tasks.run.accounting import Measured
 from corral.supervisor.tasks.run.table import Records
 from corral.worker.contract.records import Task
 
@@ -10,7 +11,7 @@ from .process import ModelGateway
 from .under_way import CallsUnderWay
 
 
-class MeasuredCalls:
+class MeasuredCalls(Measured):
     """Joins the gateway, which measures, with the calls of one daemon that are under way."""
 
     def __init__(self, gateway: ModelGateway, desk: ModelDesk, under_way: CallsUnderWay, records: Records) -> None:

@@ -7,7 +7,6 @@ task is queued or executed.
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Protocol
 
 from msgspec.structs import replace
 
@@ -41,8 +40,8 @@ SAVE_USE = (
 )
 
 
-class Measured(Protocol):
-    """Knows the usage of calls of models that belong to tasks."""
+class Measured:
+    """Knows the usage of calls of models that belong to tasks; this one knows of none."""
 
     def settle(self) -> None:
         """Takes in at once what was measured until now."""
@@ -52,17 +51,6 @@ class Measured(Protocol):
 
     async def recover(self, tasks: Collection[str]) -> None:
         """Counts what an earlier daemon has not counted any more, also of these tasks, which have ended."""
-
-
-class _NothingMeasured:
-    def settle(self) -> None:
-        pass
-
-    async def settled(self, task: str) -> None:
-        pass
-
-    async def recover(self, tasks: Collection[str]) -> None:
-        pass
 
 
 class Accounting:
@@ -76,7 +64,7 @@ class Accounting:
         self._loop = asyncio.get_running_loop()
         self.part_buffers = PartBuffers()
         self._usage_listeners: list[Callable[[str, int, float], None]] = []
-        self._measured: Measured = _NothingMeasured()
+        self._measured = Measured()
         self._gathered = gathered
         gathered.add(self._taken)
         self._unsaved: set[str] = set()  # tasks with usage that is not written

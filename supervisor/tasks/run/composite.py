@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Coroutine
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -30,39 +30,26 @@ from .record_writer import RETRY_AFTER_S, RecordWriter
 logger = logging.getLogger(__name__)
 
 
-class WorkflowEngine(Protocol):
-    """Executes the tasks of teams and workflows, which need no worker of their own."""
+class WorkflowEngine:
+    """Executes the tasks of teams and workflows, which need no worker of their own; this one stands for it until it is made."""
 
     def members_for(self, task: Task) -> tuple[str, ...] | None:
         """Returns the only agents to which a running task may delegate, since it leads a team; None if it leads none."""
+        return None
 
     def checked(self, params: TaskParams) -> TaskParams:
         """Returns the params of a task that can be accepted, within the time that its workflow may take."""
+        return params
 
     async def execute(self, task: Task) -> TaskResult:
         """Returns the result of a task; also called again for one that a daemon left, `attempt` unchanged.
 
         It is cancelled when the task is cancelled or timed out; the tasks that it submitted are cancelled by others.
         """
-
-    def note_end(self, task: Task) -> None:
-        """Forgets a task of a team or workflow that has ended."""
-
-
-class _NoEngine:
-    """Stands for the engine until it is made: nothing is submitted or executed before."""
-
-    def members_for(self, task: Task) -> tuple[str, ...] | None:
-        return None
-
-    def checked(self, params: TaskParams) -> TaskParams:
-        return params
-
-    async def execute(self, task: Task) -> TaskResult:
         raise agent_gone(task)
 
     def note_end(self, task: Task) -> None:
-        pass
+        """Forgets a task of a team or workflow that has ended."""
 
 
 class CompositeRunner:
@@ -77,7 +64,7 @@ class CompositeRunner:
         self._registry = agents.registry
         self._groups = agents.groups
         self._cluster = cluster
-        self._engine: WorkflowEngine = _NoEngine()
+        self._engine = WorkflowEngine()
         self._running: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         writer.subscribe_to_ends(self._note_end)

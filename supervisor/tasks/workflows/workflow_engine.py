@@ -38,6 +38,7 @@ from corral.worker.contract.worker_messages import TaskResult
 
 from ..rules.availability import why_down
 from ..rules.payload import ERROR_BYTES, bounded
+from ..run import composite
 from ..run.backlog import Origin
 from ..run.routing import Routing, has_capability, thresholds_of
 from ..run.tasks import Tasks
@@ -62,7 +63,7 @@ REASON_CHARS = 1_000
 """Characters of an error's message in an event; the task's record has it whole."""
 
 
-class WorkflowEngine:
+class WorkflowEngine(composite.WorkflowEngine):
     """Executes the teams and workflows of one daemon."""
 
     def __init__(self, bus: Bus, agents: Agents, tasks: Tasks, routing: Routing) -> None:

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corral.supervisor.agents.packages import manifest as bounds
-from corral.supervisor.agents.packages.archive import END, LEVEL, MANIFEST, WINDOW_LOG, header, opened, read_manifest
+from corral.supervisor.agents.packages.archive import END, LEVEL, MANIFEST, WINDOW_LOG, Reader, header, opened
 from corral.supervisor.agents.packages.builder import build, scaffold
 from corral.supervisor.agents.packages.manifest import FileEntry, Manifest, decode_manifest
-from corral.supervisor.agents.packages.package import Package, read_package, unpack
+from corral.supervisor.agents.packages.package import Package, read_package
 from corral.worker.contract.errors import CorralError, Corrupted, InvalidParams, ResourceLimitExceeded
 
 TOML = b'name = "evil"\nversion = "1"\ncommand = ["true"]\n'
@@ -239,7 +239,7 @@ def test_a_package_that_is_no_regular_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_manifest_alone_is_read_without_the_files() -> None:
-    found = read_manifest(io.BytesIO(compressed(GOOD)))
+    found = Reader(io.BytesIO(compressed(GOOD))).archive
     assert found.manifest.name == "evil"
     assert found.digest == read(compressed(GOOD)).digest
 
@@ -279,7 +279,7 @@ def test_a_changed_package_is_refused_or_equal_and_writes_nothing_outside(
     target = folder / "inner"
     target.mkdir()
     try:
-        found = unpack(io.BytesIO(packed), target)
+        found = read_package(io.BytesIO(packed), target)
     except CorralError:
         found = None
     assert found in (None, original)

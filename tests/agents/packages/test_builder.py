@@ -12,7 +12,7 @@ import pytest
 
 from corral.supervisor.agents.packages.archive import opened
 from corral.supervisor.agents.packages.builder import build, collect, resigned, scaffold
-from corral.supervisor.agents.packages.package import read_package, unpack
+from corral.supervisor.agents.packages.package import read_package
 from corral.supervisor.agents.packages.signature import generate, read_secret
 from corral.worker.contract.errors import Conflict, InvalidParams, NotFound, PermissionDenied
 
@@ -83,7 +83,7 @@ def _build_twice(folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.mkdir()
     with opened(first) as file:
-        unpack(file, target)
+        read_package(file, target)
     assert {str(p.relative_to(target)): p.stat().st_mode & 0o777 for p in target.rglob("*") if p.is_file()} == {
         "greeter.py": 0o644,
         "package.toml": 0o644,

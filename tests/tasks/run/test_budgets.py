@@ -10,6 +10,7 @@ from corral.supervisor.config.spec.spec import Resources, Spec, Tasks
 from corral.supervisor.records.events.bus import Bus, Event
 from corral.supervisor.records.store.gathered import Gathered
 from corral.supervisor.records.store.store import Store
+from corral.supervisor.tasks.run import cluster
 from corral.supervisor.tasks.run.budgets import Budgets
 from corral.supervisor.tasks.run.cluster import Cluster
 from corral.supervisor.tenants.quotas.spending import NO_COST, NO_TOKENS, Spending
@@ -168,7 +169,7 @@ def test_a_day_of_costs_is_kept_in_few_entries() -> None:
     assert spending.used(24 * 60 * 2 * 60.0) == pytest.approx(0.5 * 24 * 60, rel=0.01)
 
 
-class Elsewhere:
+class Elsewhere(cluster.Elsewhere):
     """Other nodes of a cluster, which have used 60 cents and 30 tokens a while ago."""
 
     def __init__(self, now: float) -> None:
