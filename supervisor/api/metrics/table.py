@@ -8,8 +8,9 @@ import asyncio
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 
-from corral.supervisor.records.store.store import ROWS_AT_ONCE, Store, number_of
+from corral.supervisor.records.store import store
 from corral.supervisor.records.store.store import Row as StoredRow
+from corral.supervisor.records.store.store import Store, insert, number_of
 
 from .rollup import PERIOD_MS, Row, Tier
 from .step import DAEMON, Step, decoded, encoded
@@ -48,36 +49,19 @@ AND m.subject IN (:subject, :daemon)
 """
 
 
-class _Insertion:
-    """Inserts the rows of one step with few statements, as a `store.Step`."""
+class _Insertion(store.Step):
+    """Inserts the rows of one step with few statements; it is lost or kept as a whole."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._rows = rows
         self.size_bytes = ROW_BYTES * len(rows)
 
-    @property
-    def count(self) -> int:
-        """Returns 1: one step is lost or kept as a whole."""
-        return 1
-
-    def seal(self) -> None:
-        """Does nothing: the rows do not grow."""
-
     def run(self, connection: sqlite3.Connection) -> int:
         """Writes the rows, on the writer's thread, which encodes them too."""
         cells = [(int(row.tier), row.at_ms, row.subject, encoded(row.step)) for row in self._rows]
-        done = 0
-        for size in ROWS_AT_ONCE:
-            marks = ", ".join(["(?, ?, ?, ?)"] * size)
-            while len(cells) - done >= size:
-                chunk = cells[done : done + size]
-                # A clock that was set back comes by the same time again.
-                connection.execute(
-                    f"INSERT OR REPLACE INTO metric (tier, at, subject, value) VALUES {marks}",
-                    [cell for row in chunk for cell in row],
-                )
-                done += size
-        return done
+        # A clock that was set back comes by the same time again.
+        sql = "INSERT OR REPLACE INTO metric (tier, at, subject, value) VALUES (?, ?, ?, ?)"
+        return insert(connection, sql, cells)
 
 
 class MetricTable:

@@ -13,7 +13,7 @@ import msgspec
 
 from corral.worker.contract import codec
 
-from ..store.store import Row, insert
+from ..store.store import Row, Step, insert
 
 MAX_RECORD_BYTES = 16 * 1024
 """Bytes of a record; its writer cuts a longer one."""
@@ -89,7 +89,7 @@ def digest(value: object) -> tuple[str | None, int]:
     return hashlib.sha256(data).hexdigest(), len(data)
 
 
-class AppendRecords:
+class AppendRecords(Step):
     """Appends records, as a step of one group: either all of them are behind the head, or none is.
 
     The hashes are calculated here, inside the transaction: their order is that of the commits, and a commit that
@@ -100,9 +100,6 @@ class AppendRecords:
         self._records = records
         self.size_bytes = sum(map(len, records))
         self.count = len(records)
-
-    def seal(self) -> None:
-        """Ends nothing: this step does not grow."""
 
     def run(self, connection: sqlite3.Connection) -> int:
         """Appends the records; returns their number, or 0 where the chain has no head."""
@@ -115,7 +112,7 @@ class AppendRecords:
             number += 1
             hash_ = chain_hash(hash_, number, record)
             rows.append((number, record, hash_))
-        insert(connection, "audit (id, record, hash)", rows)
+        insert(connection, "INSERT INTO audit (id, record, hash) VALUES (?, ?, ?)", rows)
         connection.execute(ADVANCE, (number, hash_, self.size_bytes + len(rows) * ROW_BYTES))
         return len(rows)
 

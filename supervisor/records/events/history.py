@@ -21,7 +21,7 @@ from corral.supervisor.config.spec.in_force import InForce
 from corral.worker.contract import codec
 from corral.worker.contract.errors import Conflict, CorralError, Overloaded
 
-from ..store.store import Row, Statement, Store, insert
+from ..store.store import Row, Statement, Step, Store, insert
 from .bus import RESERVE, Event, Types, rfc3339
 from .catalog import EXPIRED, RESERVED, is_reserved
 
@@ -65,6 +65,8 @@ _COST = f"length(data) + length(type) + ifnull(length(agent), 0) + ifnull(length
 _IS_AGENTS = (
     f"substr(type, 1, instr(type || '.', '.') - 1) NOT IN ({', '.join(repr(word) for word in sorted(RESERVED))})"
 )
+
+INSERT = "INSERT INTO event (seq, at, type, agent, worker, data) VALUES (?, ?, ?, ?, ?, ?)"
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +126,7 @@ class Page:
         self.size_bytes += size_bytes
 
 
-class _Rows:
+class _Rows(Step):
     """Collects events that are posted together, until the writer takes them or there is no more room."""
 
     def __init__(self, row: Row, data_bytes: int) -> None:
@@ -132,13 +134,9 @@ class _Rows:
         self._lock = threading.Lock()
         # Under the lock:
         self._rows: list[Row] = [row]
+        self.count = 1
         self._room_bytes = POSTED_BYTES - data_bytes
         self._is_taken = False
-
-    @property
-    def count(self) -> int:
-        """Returns the number of events."""
-        return len(self._rows)
 
     def add(self, row: Row, data_bytes: int) -> bool:
         """Adds an event; returns False where it is too late or too much."""
@@ -148,6 +146,7 @@ class _Rows:
                 self._is_taken = True
                 return False
             self._rows.append(row)
+            self.count += 1
             return True
 
     def seal(self) -> None:
@@ -157,8 +156,7 @@ class _Rows:
 
     def run(self, connection: sqlite3.Connection) -> int:
         """Inserts the rows; called on the writer's thread."""
-        insert(connection, "event (seq, at, type, agent, worker, data)", self._rows)
-        return len(self._rows)
+        return insert(connection, INSERT, self._rows)
 
 
 class EventHistory:

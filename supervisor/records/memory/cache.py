@@ -1,6 +1,7 @@
 """Holds sessions of running tasks, and caches the contents of others in the daemon's memory up to a number of bytes."""
 
 from collections import OrderedDict
+from dataclasses import dataclass, field
 
 from .pooling import Name
 from .session import SessionState
@@ -12,29 +13,21 @@ SINCE_BYTES = 1024 * 1024
 """Bytes of turns that are stored one by one, beside the content: each may store the history as a whole."""
 
 
+@dataclass(slots=True, eq=False)
 class HeldSession:
     """Represents a session that is in memory, with or without its content."""
 
-    __slots__ = ("accessed_at", "created_at", "expires_at", "is_stored", "rows", "since_bytes", "state")
+    state: SessionState
+    created_at: float
+    is_stored: bool
+    expires_at: float | None = None
+    """Seconds since 1970 at which it is gone; None for no end of its own."""
+    rows: int = 0
+    since_bytes: int = 0
+    accessed_at: float = field(init=False)
 
-    def __init__(
-        self,
-        state: SessionState,
-        created_at: float,
-        *,
-        is_stored: bool,
-        expires_at: float | None = None,
-        rows: int = 0,
-        since_bytes: int = 0,
-    ) -> None:
-        self.state = state
-        self.created_at = created_at
-        self.accessed_at = created_at
-        self.expires_at = expires_at
-        """Seconds since 1970 at which it is gone; None for no end of its own."""
-        self.is_stored = is_stored
-        self.rows = rows
-        self.since_bytes = since_bytes
+    def __post_init__(self) -> None:
+        self.accessed_at = self.created_at
 
     def is_over(self, now: float) -> bool:
         """Returns whether its own time is over."""

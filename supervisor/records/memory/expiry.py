@@ -8,7 +8,7 @@ from corral.supervisor.config.declared.pools import DeclaredPool
 
 from ..store.store import Store
 from .sessions import Memory
-from .table import Expire
+from .table import Remove
 
 ALL_MAX = 1_000_000
 """Number of agents that one run looks at."""
@@ -70,7 +70,7 @@ class Expiry:
         with_sessions = {str(each) for (each,) in rows}
         sessions: dict[str, int] = {}
         for agent in sorted(name for name in with_sessions if is_chosen(name)):
-            step = Expire(agent, now, now - memory.retention_s(agent), memory.spared(agent))
+            step = Remove.expired(agent, now, now - memory.retention_s(agent), memory.spared(agent))
             await self._store.write(step)
             memory.forget(agent, step.removed)
             if step.removed:

@@ -14,7 +14,7 @@ from corral.supervisor.config.spec import spec
 from corral.worker.contract import codec
 from corral.worker.contract.errors import Corrupted, InvalidParams, ResourceLimitExceeded
 
-from ..store.store import Row, Store
+from ..store.store import Row, Step, Store
 from .overflow import Entry
 from .pooling import Claim
 from .rows import OF_AGENTS, count_keys, names, remove_keys, usage_of
@@ -113,7 +113,8 @@ class KeyValues:
 
     async def drop(self, agent: str, session: str, key: str) -> int:
         """Removes a key of this node alone; returns the number of removed keys, 0 or 1."""
-        return (await self._store.write(_Delete(agent, session, key)))[0]
+        step = RemoveKeys("agent = ? AND session = ? AND key = ?", (agent, session, key))
+        return (await self._store.write(step))[0]
 
     async def search(self, agent: str, session: str | None, query: str, limit: int) -> list[dict[str, object]]:
         """Finds keys with the text in key or value, the newest first; a damaged value is marked `corrupted`."""
@@ -140,32 +141,17 @@ class KeyValues:
             items.append(item)
         return items
 
-    def clear_keys(self, agent: str, session: str | None) -> "ClearKeys":
-        """Returns a step that removes the keys of a session, or all of an agent, as part of a larger change."""
-        return ClearKeys(agent, session)
-
     async def expire(self, now: float, agents: Sequence[str] | None) -> dict[str, int]:
         """Removes keys whose time is over, of all agents or of some; returns how many, by agent."""
-        step = _Expire(now, agents)
+        if agents is None:
+            step = RemoveKeys("expires_at <= ?", (now,))
+        else:
+            step = RemoveKeys(f"expires_at <= ? AND {OF_AGENTS}", (now, names(agents)))
         await self._store.write(step)
         return step.gone
 
 
-class _Change:
-    """Defines a change of the table of keys."""
-
-    count = 1
-
-    @property
-    def size_bytes(self) -> int:
-        """Returns the bytes that it takes of the memory for waiting writes."""
-        return 0
-
-    def seal(self) -> None:
-        """Ends nothing: this step does not grow."""
-
-
-class _Put(_Change):
+class _Put(Step):
     def __init__(
         self,
         agent: str,
@@ -179,15 +165,11 @@ class _Put(_Change):
         self._agent = agent
         self._where = (agent, session, key)
         self._blob = blob
+        self.size_bytes = len(blob)
         self._at = time.time()
         self._expires_at = None if ttl_s is None else self._at + ttl_s
         self._rules = rules
         self._claim = claim
-
-    @property
-    def size_bytes(self) -> int:
-        """Returns the bytes that it takes of the memory for waiting writes."""
-        return len(self._blob)
 
     def run(self, connection: sqlite3.Connection) -> int:
         """Stores the value."""
@@ -229,43 +211,17 @@ class _Put(_Change):
         return ResourceLimitExceeded(text, limit=limit, value=value, agent=agent, key=key)
 
 
-class _Delete(_Change):
-    def __init__(self, agent: str, session: str, key: str) -> None:
-        self._where = (agent, session, key)
+class RemoveKeys(Step):
+    """Removes the keys that meet a condition; `gone` are their numbers, by agent."""
 
-    def run(self, connection: sqlite3.Connection) -> int:
-        """Removes the key."""
-        condition = "agent = ? AND session = ? AND key = ?"
-        return sum(remove_keys(connection, condition, self._where).values())
-
-
-class ClearKeys(_Change):
-    """Removes the keys of a session, or all of an agent; `removed` is their number."""
-
-    def __init__(self, agent: str, session: str | None) -> None:
-        self.removed = 0
-        self._where = (agent, session, session)
-
-    def run(self, connection: sqlite3.Connection) -> int:
-        """Removes the keys."""
-        condition = "agent = ? AND (? IS NULL OR session = ?)"
-        self.removed = sum(remove_keys(connection, condition, self._where).values())
-        return self.removed
-
-
-class _Expire(_Change):
-    def __init__(self, now: float, agents: Sequence[str] | None) -> None:
-        self._now = now
-        self._agents = agents
+    def __init__(self, condition: str, values: Sequence[object]) -> None:
         self.gone: dict[str, int] = {}
+        self._condition = condition
+        self._values = values
 
     def run(self, connection: sqlite3.Connection) -> int:
         """Removes the keys."""
-        if self._agents is None:
-            self.gone = remove_keys(connection, "expires_at <= ?", (self._now,))
-        else:
-            condition = f"expires_at <= ? AND {OF_AGENTS}"
-            self.gone = remove_keys(connection, condition, (self._now, names(self._agents)))
+        self.gone = remove_keys(connection, self._condition, self._values)
         return sum(self.gone.values())
 
 

@@ -73,6 +73,8 @@ class StoredSession(NamedTuple):
     messages: int
     base: bytes | None
     since: Sequence[bytes]
+    created_at: float = 0.0
+    expires_at: float | None = None
 
     @property
     def size_bytes(self) -> int:

@@ -29,10 +29,10 @@ from corral.worker.contract.worker_messages import MemoryDelta
 from ..events.bus import Bus, rfc3339
 from ..store.store import Statement, Store, moment_of, number_of
 from .cache import ContentCache, HeldSession
-from .key_value import KeyValues
+from .key_value import KeyValues, RemoveKeys
 from .pooling import Bounds, Claim, Membership, Name
 from .session import SessionState, encoded, read
-from .table import SELECT, AppendTurn, Compact, Remove, Replace, SessionRow, accessed, ending, named, record_of, stored
+from .table import SELECT, AppendTurn, Compact, Remove, Replace, accessed, ending, named, record_of, stored
 
 INLINE_BYTES = 64 * 1024
 """Bytes of a session that is decoded on the loop; a longer one in a thread, as it takes milliseconds."""
@@ -135,7 +135,7 @@ class Memory:
         else:
             self.cache.hits += 1
         if found is not None and found.is_over(time.time()):
-            await self._store.write(Remove(agent, (session,)))
+            await self._store.write(Remove.named(agent, session))
             self.cache.remove(name)
             self.publish_expired({agent: 1}, {})
             found = None
@@ -242,7 +242,7 @@ class Memory:
 
     async def drop_session(self, agent: str, session: str) -> None:
         """Removes a session of this node alone."""
-        step = Remove(agent, (session,))
+        step = Remove.named(agent, session)
         await self._store.write(step)
         self.forget(agent, step.removed)
 
@@ -287,8 +287,7 @@ class Memory:
         rows = await self._store.read(SELECT, (*name, *name))
         if not rows:
             return None
-        head = SessionRow(*rows[0])
-        whole = stored(head, rows)
+        whole = stored(rows)
         try:
             if whole.size_bytes > INLINE_BYTES:
                 state = await asyncio.to_thread(read, whole, record_of(name))
@@ -300,9 +299,9 @@ class Memory:
             raise
         return HeldSession(
             state,
-            head.created_at,
+            whole.created_at,
             is_stored=True,
-            expires_at=head.expires_at,
+            expires_at=whole.expires_at,
             rows=len(whole.since),
             since_bytes=sum(map(len, whole.since)),
         )
@@ -339,15 +338,15 @@ class Memory:
                 **named(used[0]),
             )
         carried = await self.key_values.carrier.clear(agent, session)
-        step = Remove(agent, () if session is None else (session,))
-        keys = self.key_values.clear_keys(agent, session)
-        await self._store.write(step, keys)
+        step = Remove.named(agent, session)
+        keys = RemoveKeys("agent = ? AND (? IS NULL OR session = ?)", (agent, session, session))
+        _, keys_removed = await self._store.write(step, keys)
         self.forget(agent, step.removed)
-        if session is not None and not (step.removed or keys.removed or carried):
+        if session is not None and not (step.removed or keys_removed or carried):
             raise NotFound(f'cannot find session "{session}" of agent "{agent}"', **named((agent, session)))
         sessions = max(len(step.removed), carried)
-        self._bus.publish("memory.cleared", agent=agent, session=session, sessions=sessions, keys=keys.removed)
-        return {"sessions": sessions, "keys": keys.removed}
+        self._bus.publish("memory.cleared", agent=agent, session=session, sessions=sessions, keys=keys_removed)
+        return {"sessions": sessions, "keys": keys_removed}
 
     async def expire_session(self, agent: str, session: str, ttl_s: float | None) -> str:
         """Sets the end of a session to `ttl_s` seconds from now, or to none; returns the time at which it will be gone."""

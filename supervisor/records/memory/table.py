@@ -7,14 +7,14 @@ a group of the store: it runs on the writer's thread, inside a transaction, and 
 import logging
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import UNSET, UnsetType
 
 from corral.worker.contract.errors import CorralError, Corrupted
 
 from ..store.sealed import seal
-from ..store.store import Row, Statement, moment_of, number_of
+from ..store.store import Row, Statement, Step, moment_of, number_of
 from .overflow import Entry
 from .pooling import Claim, Name
 from .rows import remove_session
@@ -31,28 +31,21 @@ SELECT = (
 """Selects a whole session, named twice, in one statement: between two of them its turns could be compacted."""
 
 
-class SessionRow:
-    """Represents the first row of `SELECT`."""
-
-    def __init__(
-        self, _: object, value: object, turns: object, messages: object, created_at: object, expires_at: object
-    ) -> None:
-        self.value = None if value is None else _blob(value)
-        self.turns = number_of(turns)
-        self.messages = number_of(messages)
-        self.created_at = moment_of(created_at)
-        self.expires_at = None if expires_at is None else moment_of(expires_at)
-
-
-def stored(head: SessionRow, rows: Sequence[Row]) -> StoredSession:
-    """Returns the session in the rows of `SELECT`; `head` is the first of them."""
-    return StoredSession(head.turns, head.messages, head.value, [_blob(row[1]) for row in rows[1:]])
+def stored(rows: Sequence[Row]) -> StoredSession:
+    """Returns the session in the rows of `SELECT`."""
+    _, base, turns, messages, created_at, expires_at = rows[0]
+    return StoredSession(
+        number_of(turns),
+        number_of(messages),
+        None if base is None else _blob(base),
+        [_blob(row[1]) for row in rows[1:]],
+        moment_of(created_at),
+        None if expires_at is None else moment_of(expires_at),
+    )
 
 
-class AppendTurn:
+class AppendTurn(Step):
     """Writes a turn, and makes room for its session if that is new."""
-
-    count = 1
 
     def __init__(
         self,
@@ -79,6 +72,7 @@ class AppendTurn:
         self._planned = turn
         self._ttl_s = ttl_s
         self._blob = encoded(turn)
+        self.size_bytes = len(self._blob)
         self._is_sealed = False
         self._compress = compress
         self._created_at = created_at
@@ -90,15 +84,11 @@ class AppendTurn:
         """Returns the end that the turn gives to its session, None for no end; UNSET where it leaves that as it is."""
         return self._ttl_s if self._ttl_s in (None, UNSET) else self.at + self._ttl_s
 
-    @property
-    def size_bytes(self) -> int:
-        """Returns the bytes that it takes of the memory for waiting writes."""
-        return len(self._blob)
-
     def seal(self) -> None:
         """Compresses the record, on the writer's thread."""
         if not self._is_sealed:
             self._blob = seal(self._blob, compress=self._compress)
+            self.size_bytes = len(self._blob)
             self._is_sealed = True
 
     def run(self, connection: sqlite3.Connection) -> int:
@@ -180,18 +170,12 @@ class AppendTurn:
             remove_session(connection, agent, each)
 
 
-class Compact:
+class Compact(Step):
     """Compacts all records of a session into one; leaves a damaged session as it is."""
-
-    size_bytes = 0
-    count = 1
 
     def __init__(self, name: Name, compress: bool) -> None:
         self._name = name
         self._compress = compress
-
-    def seal(self) -> None:
-        """Ends nothing: this step does not grow."""
 
     def run(self, connection: sqlite3.Connection) -> int:
         """Reads, joins and writes the records."""
@@ -199,7 +183,7 @@ class Compact:
         if not rows:
             return 0
         try:
-            state = read(stored(SessionRow(*rows[0]), rows), record_of(self._name))
+            state = read(stored(rows), record_of(self._name))
         except CorralError as error:  # the next task of the session fails with it
             logger.warning("%s", error)
             return 0
@@ -211,10 +195,8 @@ class Compact:
         return 1
 
 
-class Replace:
+class Replace(Step):
     """Replaces a session by the one record of a whole."""
-
-    count = 1
 
     def __init__(self, name: Name, record: bytes, compress: bool, ends_at: float | None = None) -> None:
         self.size_bytes = len(record)
@@ -222,9 +204,6 @@ class Replace:
         self._name = name
         self._record = record
         self._compress = compress
-
-    def seal(self) -> None:
-        """Ends nothing: it is sealed when it runs."""
 
     def run(self, connection: sqlite3.Connection) -> int:
         """Writes the record in place of all that there are."""
@@ -252,53 +231,34 @@ class Replace:
         return 1
 
 
-class Remove:
-    """Removes sessions of an agent: those named, or all."""
+class Remove(Step):
+    """Removes the sessions of an agent that are chosen and meet a condition; `removed` are their names."""
 
-    size_bytes = 0
-    count = 1
-
-    def __init__(self, agent: str, sessions: Sequence[str]) -> None:
+    def __init__(
+        self, agent: str, is_chosen: Callable[[str], bool], condition: str = "TRUE", values: Sequence[object] = ()
+    ) -> None:
         self.removed: tuple[str, ...] = ()
         self._agent = agent
-        self._sessions = sessions
+        self._is_chosen = is_chosen
+        self._condition = condition
+        self._values = values
 
-    def seal(self) -> None:
-        """Ends nothing: this step does not grow."""
+    @classmethod
+    def named(cls, agent: str, session: str | None) -> "Remove":
+        """Makes the removal of one session, or of all."""
+        return cls(agent, lambda each: session in (None, each))
+
+    @classmethod
+    def expired(cls, agent: str, now: float, before: float, spared: frozenset[str]) -> "Remove":
+        """Makes the removal of those whose time is over, or that were last used before a time, except those in use."""
+        condition = "(accessed_at < ? OR expires_at <= ?)"
+        return cls(agent, lambda each: each not in spared, condition, (before, now))
 
     def run(self, connection: sqlite3.Connection) -> int:
         """Removes the sessions."""
-        found = connection.execute("SELECT session FROM session WHERE agent = ?", (self._agent,))
-        there = [str(each) for (each,) in found]
-        self.removed = tuple(each for each in there if not self._sessions or each in self._sessions)
-        for each in self.removed:
-            remove_session(connection, self._agent, each)
-        return len(self.removed)
-
-
-class Expire:
-    """Removes the sessions of an agent whose time is over, or that were last used before a time, except those in use."""
-
-    size_bytes = 0
-    count = 1
-
-    def __init__(self, agent: str, now: float, before: float, spared: frozenset[str]) -> None:
-        self.removed: tuple[str, ...] = ()
-        self._agent = agent
-        self._now = now
-        self._before = before
-        self._spared = spared
-
-    def seal(self) -> None:
-        """Ends nothing: this step does not grow."""
-
-    def run(self, connection: sqlite3.Connection) -> int:
-        """Removes the sessions."""
-        old = connection.execute(
-            "SELECT session FROM session WHERE agent = ? AND (accessed_at < ? OR expires_at <= ?)",
-            (self._agent, self._before, self._now),
-        )
-        self.removed = tuple(each for (each,) in old if each not in self._spared)
+        sql = f"SELECT session FROM session WHERE agent = ? AND {self._condition}"
+        found = connection.execute(sql, (self._agent, *self._values)).fetchall()
+        self.removed = tuple(str(each) for (each,) in found if self._is_chosen(str(each)))
         for each in self.removed:
             remove_session(connection, self._agent, each)
         return len(self.removed)

@@ -8,12 +8,11 @@ cannot be written, its rows are written one by one.
 import asyncio
 import sqlite3
 import threading
-from functools import lru_cache
 from typing import TypeAlias
 
 from corral.worker.contract.errors import CorralError
 
-from .store import ROWS_AT_ONCE, Store
+from .store import Step, Store, insert
 
 BATCH_BYTES = 256 * 1024
 """Bytes of the rows of one batch; a longer row has a batch of its own."""
@@ -29,23 +28,19 @@ Writing: TypeAlias = asyncio.Future[list[int]]
 """Ends when the row is durable, or with the error of the store."""
 
 
-class _Batch:
-    """Collects the rows of one statement, as a `store.Step`."""
+class _Batch(Step):
+    """Collects the rows of one statement."""
 
     def __init__(self, sql: str, size_bytes: int) -> None:
         self.sql = sql
         self.size_bytes = max(BATCH_BYTES, size_bytes)  # at its largest
         self.waiting: list[Writing] = []
         self.rows: list[Values] = []
+        self.count = 0
         self._lock = threading.Lock()
         # Under the lock:
         self._room_bytes = self.size_bytes
         self._is_taken = False
-
-    @property
-    def count(self) -> int:
-        """Returns the number of rows."""
-        return len(self.rows)
 
     def add(self, sql: str, row: Values, size_bytes: int, waiting: Writing) -> bool:
         """Adds a row; returns False where it is too late or too much."""
@@ -56,6 +51,7 @@ class _Batch:
                 self._is_taken = True
                 return False
             self.rows.append(row)
+            self.count += 1
             self.waiting.append(waiting)
             return True
 
@@ -66,20 +62,7 @@ class _Batch:
 
     def run(self, connection: sqlite3.Connection) -> int:
         """Inserts the rows; called on the writer's thread. Returns their number."""
-        done = 0
-        for size in ROWS_AT_ONCE:
-            while len(self.rows) - done >= size:
-                values = [value for row in self.rows[done : done + size] for value in row]
-                connection.execute(_of_many(self.sql, size), values)
-                done += size
-        return done
-
-
-@lru_cache(64)
-def _of_many(sql: str, rows: int) -> str:
-    before, values, after = sql.partition(" VALUES ")
-    marks, closing, rest = after.partition(")")
-    return f"{before}{values}{', '.join([marks + closing] * rows)}{rest}"
+        return insert(connection, self.sql, self.rows)
 
 
 class Batches:

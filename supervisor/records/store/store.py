@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from corral.worker.contract.errors import Overloaded, ShuttingDown
 
@@ -34,26 +34,20 @@ Params: TypeAlias = Sequence[object] | Mapping[str, object]
 Row: TypeAlias = tuple[object, ...]
 
 
-class Step(Protocol):
-    """Defines a part of a group that is more than a statement, or that grows until the writer takes it."""
+class Step:
+    """Represents a part of a group that is more than a statement, or that grows until the writer takes it."""
 
-    @property
-    def size_bytes(self) -> int:
-        """Returns the bytes that it takes of the memory for waiting writes."""
-        ...
-
-    @property
-    def count(self) -> int:
-        """Returns the number of records that it stores, by which lost ones are counted."""
-        ...
+    size_bytes: int = 0
+    """Bytes that it takes of the memory for waiting writes."""
+    count: int = 1
+    """Number of records that it stores, by which lost ones are counted."""
 
     def seal(self) -> None:
         """Ends its growth: the writer's thread has taken it. Comes before `run`."""
-        ...
 
     def run(self, connection: sqlite3.Connection) -> int:
         """Writes, on the writer's thread and inside a transaction; returns the number of rows. It may be run again."""
-        ...
+        raise NotImplementedError
 
 
 Statement: TypeAlias = tuple[str, Params] | Step
@@ -98,23 +92,24 @@ def moment_of(value: object) -> float:
     return float(value) if isinstance(value, int | float) and 0 <= value <= LAST_MOMENT else 0.0
 
 
-def insert(connection: sqlite3.Connection, into: str, rows: Sequence[Row]) -> None:
-    """Inserts rows `into` a table, as `event (seq, at)`, with few statements.
+def insert(connection: sqlite3.Connection, sql: str, rows: Sequence[Row]) -> int:
+    """Inserts rows by an `INSERT … VALUES (…)`, with any clauses after it, with few statements; returns their number.
 
     With each the thread lets go of the interpreter, and waits for it while the loop is busy.
     """
     done = 0
     for size in ROWS_AT_ONCE:
         while len(rows) - done >= size:
-            chunk = rows[done : done + size]
-            connection.execute(_insertion(into, size, len(chunk[0])), [cell for row in chunk for cell in row])
+            connection.execute(_of_many(sql, size), [cell for row in rows[done : done + size] for cell in row])
             done += size
+    return done
 
 
 @lru_cache(64)
-def _insertion(into: str, rows: int, columns: int) -> str:
-    marks = f"({', '.join('?' * columns)})"
-    return f"INSERT INTO {into} VALUES {', '.join([marks] * rows)}"
+def _of_many(sql: str, rows: int) -> str:
+    before, values, after = sql.partition(" VALUES ")
+    marks, closing, rest = after.partition(")")
+    return f"{before}{values}{', '.join([marks + closing] * rows)}{rest}"
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from corral.supervisor.config.secrets.secrets import masked, masked_address
 from corral.supervisor.records.events.bus import rfc3339
-from corral.supervisor.records.store.store import Row, Store, insert, moment_of, number_of
+from corral.supervisor.records.store.store import Row, Step, Store, insert, moment_of, number_of
 from corral.worker.contract import codec
 from corral.worker.contract.errors import CorralError
 from corral.worker.contract.records import TaskCall
@@ -37,7 +37,10 @@ SWEEP_ROWS = 1_000
 SWEEP_PAUSE_S = 0.02
 """Seconds between two such removals."""
 
-INTO = "task_call (task, delivery, at, tool, outcome, duration_s, size_bytes, result)"
+INSERT = (
+    "INSERT INTO task_call (task, delivery, at, tool, outcome, duration_s, size_bytes, result)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 ROW_BYTES = 256
 """Bytes that a row is estimated to take beside its result."""
@@ -55,7 +58,7 @@ class Ended(Struct, frozen=True):
     result: object = None
 
 
-class _Rows:
+class _Rows(Step):
     """Inserts rows as one step of the store: a commit of other writes waits for few statements."""
 
     def __init__(self, rows: Sequence[Row], size_bytes: int) -> None:
@@ -63,13 +66,9 @@ class _Rows:
         self.count = len(rows)
         self._rows = rows
 
-    def seal(self) -> None:
-        """Ends nothing: this step does not grow."""
-
     def run(self, connection: sqlite3.Connection) -> int:
         """Inserts the rows; returns their number."""
-        insert(connection, INTO, self._rows)
-        return self.count
+        return insert(connection, INSERT, self._rows)
 
 
 class CallHistory:

@@ -13,7 +13,7 @@ import uvloop
 
 from corral.supervisor.records.store import schema
 from corral.supervisor.records.store import store as store_module
-from corral.supervisor.records.store.store import Statement, Store, insert
+from corral.supervisor.records.store.store import Statement, Step, Store, insert
 from corral.worker.contract.errors import Conflict, Overloaded, PermissionDenied, ShuttingDown
 from small_disk import mounted
 
@@ -124,25 +124,22 @@ def put(key: str) -> Statement:
     return (PUT, (key, 1))
 
 
-class Rows:
+class Rows(Step):
     """A step that inserts rows, and then fails if it is told to."""
 
     size_bytes = 100
 
     def __init__(self, *keys: str, fails: bool = False) -> None:
         self._keys = keys
+        self.count = len(keys)
         self._fails = fails
-
-    @property
-    def count(self) -> int:
-        return len(self._keys)
 
     def seal(self) -> None:
         self.is_sealed = True
 
     def run(self, connection: sqlite3.Connection) -> int:
         assert self.is_sealed
-        insert(connection, "meta (key, value)", [(key, 1) for key in self._keys])
+        insert(connection, "INSERT INTO meta (key, value) VALUES (?, ?)", [(key, 1) for key in self._keys])
         if self._fails:
             raise ValueError("no")
         return len(self._keys)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.records.store.store import Store
+from corral.supervisor.records.store.store import Step, Store
 from corral.supervisor.tasks.worker_api.call_history import MAX_CALLS, RESULT_BYTES, CallHistory, Ended, bounded_result
 from corral.worker.contract import codec
 
@@ -71,16 +71,11 @@ def test_a_call_is_there_as_soon_as_it_has_ended(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-class Tracing:
+class Tracing(Step):
     """A step of the store, after which it has all statements."""
-
-    size_bytes = count = 0
 
     def __init__(self) -> None:
         self.statements: list[str] = []
-
-    def seal(self) -> None:
-        pass
 
     def run(self, connection: sqlite3.Connection) -> int:
         connection.set_trace_callback(self.statements.append)
