@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from .errors import CorralError, from_wire
 from .trace_context import PATTERN
 
 Priority = Annotated[int, Meta(ge=1, le=10)]
@@ -41,6 +42,16 @@ class Error(Struct, frozen=True):
     name: str
     message: str
     data: dict[str, object] = {}
+
+    @classmethod
+    def of(cls, error: CorralError) -> "Error":
+        """Makes the record of an error."""
+        return cls(error.code, error.name, error.message, error.data)
+
+    def as_error(self, message: str | None = None, **more: object) -> CorralError:
+        """Returns the error of a record, which keeps its class; with other words and more data, where they are given."""
+        words = self.message if message is None else message
+        return from_wire({"code": self.code, "message": words, "data": {**self.data, **more}})
 
 
 class Boundaries(Struct, frozen=True, forbid_unknown_fields=True):

@@ -115,12 +115,7 @@ class Records:
 
     async def fail(self, number: int, error: CorralError) -> Deployment:
         """Keeps the failure of a deployment; one that the store refuses is written by the next daemon."""
-        record = replace(
-            self.of(number),
-            state="failed",
-            error=Error(error.code, error.name, error.message, error.data),
-            finished_at=utc_now(),
-        )
+        record = replace(self.of(number), state="failed", error=Error.of(error), finished_at=utc_now())
         try:
             return await self.put(record)
         except CorralError as refused:

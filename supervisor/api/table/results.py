@@ -22,14 +22,9 @@ def recorded_values(result: object, keys: tuple[str, ...]) -> dict[str, object]:
     return {key: msgspec.to_builtins(each) for key, each in found.items() if each is not UNSET}
 
 
-def error_record(error: CorralError) -> Error:
-    """Returns an error as results have it."""
-    return Error(error.code, error.name, error.message, error.data)
-
-
 def error_records(errors: Mapping[str, CorralError]) -> dict[str, Error]:
     """Returns errors by name as results have them."""
-    return {name: error_record(error) for name, error in errors.items()}
+    return {name: Error.of(error) for name, error in errors.items()}
 
 
 def as_result(found: object, type_: type[T]) -> T:

@@ -50,7 +50,6 @@ from corral.worker.methods.task import (
 
 from ..table.caller import Caller
 from ..table.handlers import serve
-from ..table.results import error_record
 
 FOLLOWED = ("task.queued", "task.started", "task.progress", "task.retried", "task.ended")
 """Event types of a task, and of those below it, that `task.follow` sends."""
@@ -243,7 +242,7 @@ class TaskMethods:
                 task = await self._retried(task_id)
                 queued.append(Retried(task=task_id, by=task.id))
             except CorralError as error:
-                failed.append(RetryFailed(task=task_id, error=error_record(error)))
+                failed.append(RetryFailed(task=task_id, error=Error.of(error)))
         return TasksRetried(retried=queued, failed=failed, more=more)
 
     @serve(TASK_DISCARD)

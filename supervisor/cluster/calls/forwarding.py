@@ -25,7 +25,6 @@ from corral.worker.contract.errors import (
     ResourceLimitExceeded,
     Timeout,
     Unreachable,
-    from_wire,
 )
 from corral.worker.contract.records import Error
 
@@ -304,7 +303,7 @@ class Forwarding:
             if len(payload) > VALUE_BYTES_MAX:
                 text = f"cannot pass on the answer of {call.method}: it has {len(payload)} bytes, more than {VALUE_BYTES_MAX}"
                 too_large = ResourceLimitExceeded(text, limit=VALUE_BYTES_MAX, value=len(payload))
-                payload = msgspec.json.encode(Reply(error=_record(too_large)))
+                payload = msgspec.json.encode(Reply(error=Error.of(too_large)))
             follows = caller.following is not None and reply.error is None
             with contextlib.suppress(CorralError):
                 # Before the answer: the first sign of life may come at once.
@@ -321,10 +320,10 @@ class Forwarding:
             found = await self._control.answer_here(call.method, call.params, caller)
             return Reply(result=msgspec.Raw(msgspec.json.encode(found)))
         except CorralError as error:
-            return Reply(error=_record(error))
+            return Reply(error=Error.of(error))
         except Exception as error:
             logger.exception("a call of another node failed: %s", call.method)
-            return Reply(error=_record(InternalError(f"cannot serve it: {type(error).__name__}")))
+            return Reply(error=Error.of(InternalError(f"cannot serve it: {type(error).__name__}")))
 
     async def _follow_here(self, signs: Subscription, caller: RemoteCaller, following: Awaitable[None]) -> None:
         """Runs what a caller follows until it gives no sign of life, and gives signs itself; sends the end.
@@ -360,7 +359,7 @@ class Forwarding:
             logger.error("cannot go on with a stream to another node", exc_info=failed)
             failed = InternalError(f"cannot go on: {type(failed).__name__}")
         if not isinstance(failed, asyncio.CancelledError):
-            error = _record(failed) if isinstance(failed, CorralError) else None
+            error = Error.of(failed) if isinstance(failed, CorralError) else None
             caller.sign(ends=True, error=error)
             await caller.flush()
 
@@ -431,12 +430,8 @@ class _Relay:
         await asyncio.gather(self._task, return_exceptions=True)
 
 
-def _record(error: CorralError) -> Error:
-    return Error(error.code, error.name, error.message, error.data)
-
-
 def _raised(failed: Error) -> CorralError:
-    return from_wire({"code": failed.code, "message": failed.message, "data": failed.data})
+    return failed.as_error()
 
 
 def _unreachable(node: str, reason: str) -> Unreachable:

@@ -175,8 +175,9 @@ class PlacedTasks:
             return None
         reason = "cancelled on request"
         error = Cancelled(f'cannot finish task "{task_id}": {reason}', reason=reason)
-        failure = Error(error.code, error.name, error.message, error.data)
-        task = msgspec.structs.replace(self.queued_record(stored), state="cancelled", error=failure, finished_at=now())
+        task = msgspec.structs.replace(
+            self.queued_record(stored), state="cancelled", error=Error.of(error), finished_at=now()
+        )
         end = StoredEnd(task=task, node=self._node, token=0)
         value = msgspec.json.encode(end)
         try:
@@ -366,9 +367,8 @@ class PlacedTasks:
             if error.name not in FINAL_ERRORS:
                 logger.info("task %s is delivered again: %s", stored.id, error)
                 return None
-            failure = Error(error.code, error.name, error.message, error.data)
             record = self.queued_record(stored)
-            return msgspec.structs.replace(record, state="failed", error=failure)
+            return msgspec.structs.replace(record, state="failed", error=Error.of(error))
         is_own = ended.state == "succeeded" or (ended.error is not None and ended.error.name in FINAL_ERRORS)
         agent = stored.params.agent or ""
         if not is_own and (agent in self._leaving or self._placements.find(agent) is None):
@@ -381,8 +381,7 @@ class PlacedTasks:
         try:
             await self._carried.give_session(agent, session, stored.id, revision)
         except ResourceLimitExceeded as error:
-            failure = Error(error.code, error.name, error.message, error.data)
-            return msgspec.structs.replace(ended, state="failed", output=None, error=failure)
+            return msgspec.structs.replace(ended, state="failed", output=None, error=Error.of(error))
         return ended
 
     def _publish_late(self, agent: str, task_id: str, reason: str) -> None:
@@ -397,8 +396,10 @@ class PlacedTasks:
         value = msgspec.json.encode(end)
         if len(value) > VALUE_BYTES_MAX:
             text = f"its record has {len(value)} bytes, and the engine takes {VALUE_BYTES_MAX}"
-            failure = Error(-33005, "ResourceLimitExceeded", f'cannot keep the output of task "{ended.id}": {text}', {})
-            short = msgspec.structs.replace(ended, state="failed", output=None, input=None, context=None, error=failure)
+            error = ResourceLimitExceeded(f'cannot keep the output of task "{ended.id}": {text}')
+            short = msgspec.structs.replace(
+                ended, state="failed", output=None, input=None, context=None, error=Error.of(error)
+            )
             value = msgspec.json.encode(msgspec.structs.replace(end, task=short))
         try:
             await engine.put(result_key(stored.id), value, revision=0, ttl_s=RESULT_S)

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.records.events.bus import rfc3339
-from corral.worker.contract.errors import CorralError, InternalError, Timeout, from_wire
+from corral.worker.contract.errors import CorralError, InternalError, Timeout
 from corral.worker.contract.records import Task, TaskParams
 from corral.worker.contract.worker_messages import TaskResult
 
@@ -156,8 +156,7 @@ class CompositeRunner:
         self._accounting.record_usage(entry, ended.tokens_used, ended.cost_cents)
         entry.task = replace(entry.task, worker=ended.worker, tool_calls=ended.tool_calls, delivery=ended.delivery)
         if ended.error is not None:
-            error = ended.error
-            raise from_wire({"code": error.code, "message": error.message, "data": error.data})
+            raise ended.error.as_error()
         return TaskResult(output=ended.output)
 
     async def _end(self, entry: Entry, work: asyncio.Task[TaskResult], stop: asyncio.Future[CorralError]) -> None:

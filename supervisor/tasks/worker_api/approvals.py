@@ -242,7 +242,7 @@ class Approvals:
         rows = await self._store.read("SELECT id, record FROM approval WHERE id = ?", (number,))
         found = _record(*rows[0]) if rows else None
         if found is None:
-            raise _not_found(number)
+            raise NotFound(f"cannot find approval {number}", approval=number)
         return found
 
     async def answer(self, number: int, words: str | None, by: str) -> Approval:
@@ -349,7 +349,3 @@ def _record(number: object, blob: object) -> Approval | None:
     except (Corrupted, msgspec.MsgspecError) as error:
         logger.error("cannot use question %s: its record is damaged: %s", number, error)
         return None
-
-
-def _not_found(number: int) -> NotFound:
-    return NotFound(f"cannot find approval {number}", approval=number)

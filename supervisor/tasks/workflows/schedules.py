@@ -166,8 +166,7 @@ class Schedules:
                 self._publish("schedule.added", known.record, next_at=known.record.next_at)
             elif known is not None and before.paused != record.paused:
                 set_paused(known, self._clock(), paused=record.paused)
-                what = "schedule.paused" if record.paused else "schedule.resumed"
-                self._publish(what, known.record, **{} if record.paused else {"next_at": known.record.next_at})
+                self._publish_paused(known)
             else:
                 continue
             self._table.post(known)
@@ -333,36 +332,22 @@ class Schedules:
 
     async def pause(self, name: str) -> ScheduleRecord:
         """Pauses a schedule; runs that are due meanwhile are left out for good."""
-        entry = self._of(name)
-        if not entry.record.paused:
-            if await self._shared_is_set(entry, paused=True):
-                return self._of(name).record
-            await self._set_paused(entry, paused=True, next_at=None)
-            self._publish("schedule.paused", entry.record)
-        return entry.record
+        return await self._set_paused(name, paused=True)
 
     async def resume(self, name: str) -> ScheduleRecord:
         """Resumes a schedule, from its next time on."""
+        return await self._set_paused(name, paused=False)
+
+    async def _set_paused(self, name: str, *, paused: bool) -> ScheduleRecord:
         entry = self._of(name)
-        if entry.record.paused:
-            if await self._shared_is_set(entry, paused=False):
-                return self._of(name).record
-            next_at = following(entry.times, self._clock())
-            await self._set_paused(entry, paused=False, next_at=next_at)
-            self._publish("schedule.resumed", entry.record, next_at=entry.record.next_at)
-            self._changed.set()
-        return entry.record
-
-    async def _shared_is_set(self, entry: Entry, *, paused: bool) -> bool:
-        if not entry.is_shared:
-            return False
-        await self._cluster.schedules.set_paused(entry.record.name, paused=paused)
-        self._follow_shared()
-        return True
-
-    async def _set_paused(self, entry: Entry, *, paused: bool, next_at: float | None) -> None:
-        before, entry.next_at = entry.next_at, next_at
-        entry.record = replace(entry.record, paused=paused, next_at=stamp_of(next_at))
+        if entry.record.paused is paused:
+            return entry.record
+        if entry.is_shared:
+            await self._cluster.schedules.set_paused(name, paused=paused)
+            self._follow_shared()
+            return self._of(name).record
+        before = entry.next_at
+        set_paused(entry, self._clock(), paused=paused)
         try:
             await self._table.save(entry)
         except BaseException:  # a second call must not be answered as if it were so already
@@ -370,6 +355,15 @@ class Schedules:
             entry.record = replace(entry.record, paused=not paused, next_at=stamp_of(before))
             self._changed.set()
             raise
+        self._publish_paused(entry)
+        self._changed.set()
+        return entry.record
+
+    def _publish_paused(self, entry: Entry) -> None:
+        if entry.record.paused:
+            self._publish("schedule.paused", entry.record)
+        else:
+            self._publish("schedule.resumed", entry.record, next_at=entry.record.next_at)
 
     async def run_now(self, name: str) -> Task:
         """Submits the task of a schedule at once, beside its times, and returns it."""
@@ -501,9 +495,7 @@ class Schedules:
         entry.record = replace(entry.record, last_task=task.id, runs=entry.record.runs + 1)
 
     def _refuse(self, entry: Entry, error: CorralError) -> None:
-        last_error = Error(error.code, error.name, error.message, error.data)
-        refused = entry.record.refused + 1
-        entry.record = replace(entry.record, last_error=last_error, refused=refused)
+        entry.record = replace(entry.record, last_error=Error.of(error), refused=entry.record.refused + 1)
         logger.warning('schedule "%s": %s', entry.record.name, error)
         self._publish("schedule.refused", entry.record, error=error.name, reason=error.message[:1000])
 

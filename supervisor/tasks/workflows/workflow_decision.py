@@ -14,7 +14,7 @@ from corral.supervisor.config.decoding import expression
 from corral.supervisor.config.decoding.expression import BadExpression
 from corral.supervisor.config.spec.workflow import BRANCHES_MAX, Step, Workflow, in_order
 from corral.worker.contract import codec
-from corral.worker.contract.errors import CorralError, InvalidParams, ResourceLimitExceeded, TaskFailed, from_wire
+from corral.worker.contract.errors import CorralError, InvalidParams, ResourceLimitExceeded, TaskFailed
 from corral.worker.contract.records import Boundaries, Error, Task, TaskParams, TaskState
 
 
@@ -224,13 +224,8 @@ class _Deciding:
     def _failed(self, step: Step, stage: Stage) -> CorralError:
         """Returns the error of the workflow: that of the step, which keeps its class."""
         name = self._workflow.name
-        facts = {"workflow": name, "step": step.name, "task": stage.task}
-        error = stage.error
-        assert error is not None, "a step that failed says why"
-        text = f'cannot finish workflow "{name}": step "{step.name}": {error.message}'
-        if error.name == "Cancelled":  # of the step: the workflow was not cancelled
-            return TaskFailed(text, **{**error.data, **facts})
-        return from_wire({"code": error.code, "message": text, "data": {**error.data, **facts}})
+        text = f'cannot finish workflow "{name}": step "{step.name}"'
+        return part_failed(stage.error, text, workflow=name, step=step.name, task=stage.task)
 
     def _no_output(self, error: BadExpression) -> CorralError:
         name = self._workflow.name
@@ -246,21 +241,24 @@ class _Unevaluated(Exception):
         self.error = error
 
 
-def recorded(error: CorralError) -> Error:
-    """Returns an error as records have it."""
-    return Error(error.code, error.name, error.message, error.data)
+def part_failed(error: Error | None, text: str, **facts: object) -> CorralError:
+    """Returns the error of a team or workflow of which a part has failed: that of the part, which keeps its class."""
+    assert error is not None, "what has not succeeded says why"
+    whole = f"{text}: {error.message}"
+    if error.name == "Cancelled":  # of the part: the task of the team or workflow was not cancelled
+        return TaskFailed(whole, **{**error.data, **facts})
+    return error.as_error(whole, **facts)
 
 
 def _bad(key: str, error: BadExpression) -> Error:
-    found = TaskFailed(f"cannot evaluate {key}: {error.reason}", key=key, reason=error.reason)
-    return recorded(found)
+    return Error.of(TaskFailed(f"cannot evaluate {key}: {error.reason}", key=key, reason=error.reason))
 
 
 def _no_items(items: list[object] | None) -> Error:
     if items is None:
-        return recorded(InvalidParams("cannot run for_each: its value is no list", key="for_each"))
+        return Error.of(InvalidParams("cannot run for_each: its value is no list", key="for_each"))
     text = f"cannot run for_each over {len(items)} items: it may have {BRANCHES_MAX}"
-    return recorded(ResourceLimitExceeded(text, limit="for_each", value=len(items)))
+    return Error.of(ResourceLimitExceeded(text, limit="for_each", value=len(items)))
 
 
 def _ended(branch: Branch) -> Literal["succeeded", "failed"]:

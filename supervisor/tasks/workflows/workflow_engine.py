@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from weakref import WeakValueDictionary
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.agent import Agent
@@ -31,9 +31,8 @@ from corral.worker.contract.errors import (
     ResourceLimitExceeded,
     ShuttingDown,
     TaskFailed,
-    from_wire,
 )
-from corral.worker.contract.records import ENDED, Task, TaskParams
+from corral.worker.contract.records import ENDED, Error, Task, TaskParams
 from corral.worker.contract.worker_messages import TaskResult
 
 from ..rules.availability import why_down
@@ -42,7 +41,7 @@ from ..run import composite
 from ..run.backlog import Origin
 from ..run.routing import Routing, has_capability, thresholds_of
 from ..run.tasks import Tasks
-from .workflow_decision import Branch, Decision, Submission, decide, recorded
+from .workflow_decision import Branch, Decision, Submission, decide, part_failed
 
 OVERLOADED_S = 300.0
 """Seconds that a part of a task waits for a full queue before it fails with Overloaded."""
@@ -201,13 +200,13 @@ class WorkflowEngine(composite.WorkflowEngine):
             label, params = submission.label, _keyed(task, submission.label, submission.params)
             with contextlib.suppress(CorralError):  # the store takes nothing now, or has the key
                 return _branch(await self._tasks.note_refused(params, error, parent=task, step=label))
-        return Branch(None, "failed", error=recorded(error))
+        return Branch(None, "failed", error=Error.of(error))
 
     async def _ended(self, task_id: str) -> Branch:
         try:
             return _branch(await self._tasks.wait(task_id))
         except CorralError as error:  # its record cannot be read
-            return Branch(task_id, "failed", error=recorded(error))
+            return Branch(task_id, "failed", error=Error.of(error))
 
     async def _submit(self, task: Task, step: str, params: TaskParams) -> Task:
         """Returns the part of a task for a step, submitted if it is not yet; always the same one."""
@@ -347,7 +346,8 @@ class WorkflowEngine(composite.WorkflowEngine):
         branch = await self._run(task, Submission(name, name, params), earlier)
         if branch.state == "succeeded":
             return TaskResult(output=branch.output)
-        raise _failure(team, name, branch)
+        text = f'cannot finish the task of team "{team.name}": "{name}"'
+        raise part_failed(branch.error, text, team=team.name, member=name, task=branch.task)
 
     def _able(self, team: Team, required: list[str]) -> list[str]:
         """Returns the members with the required capabilities."""
@@ -454,16 +454,4 @@ def _member_entry(name: str, branch: Branch, room_bytes: int) -> dict[str, objec
     if branch.error is None:
         return {**entry, "output": branch.output}
     error = bounded(branch.error, room_bytes)
-    record = {"code": error.code, "name": error.name, "message": error.message, "data": error.data}
-    return {**entry, "error": record}
-
-
-def _failure(team: Team, name: str, branch: Branch) -> CorralError:
-    from_member = branch.error
-    assert from_member is not None, "what has not succeeded says why"
-    facts = {"team": team.name, "member": name, "task": branch.task}
-    text = f'cannot finish the task of team "{team.name}": "{name}": {from_member.message}'
-    if from_member.name == "Cancelled":  # that of the member: the task of the team was not cancelled
-        return TaskFailed(text, **{**from_member.data, **facts})
-    data = {**from_member.data, **facts}
-    return from_wire({"code": from_member.code, "message": text, "data": data})
+    return {**entry, "error": asdict(error)}
