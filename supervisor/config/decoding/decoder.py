@@ -354,6 +354,14 @@ class Document:
             if key not in keys:
                 raise self.error((*path, key), None, f"it is missing: write {example}")
 
+    def refuse(
+        self, path: KeyPath, table: Mapping[str, object], keys: Iterable[str], reason: str, *, shown: bool = True
+    ) -> None:
+        """Refuses a table in which one of these keys is not empty; its value is told where it is to be `shown`."""
+        for key in keys:
+            if table.get(key):
+                raise self.error((*path, key), table[key] if shown else None, reason)
+
     def decode_named(
         self, section: str, tables: Mapping[str, object], decode: Callable[[KeyPath, str, object], _T]
     ) -> tuple[dict[str, _T], set[str]]:

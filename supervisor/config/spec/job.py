@@ -28,30 +28,21 @@ def decode_job(
 ) -> None:  # Any: the values of a Spec's fields, each decoded by its own rule
     """Completes the decoded keys of a job, and refuses those that contradict its type, or need it."""
     if own.get("type") != "oneshot":
-        _refuse_without_type(document, path, own)
+        document.refuse(path, own, ["remain"], 'it goes with type = "oneshot" only')
+        reason = 'it goes with type = "oneshot" only; resources.max_task_duration limits a task'
+        document.refuse(path, own, ["timeout"], reason)
         return
-    if own.get("entrypoint"):
-        reason = 'it contradicts type = "oneshot", which runs a command: an entrypoint takes tasks, also those of [schedules.NAME]'
-        raise document.error((*path, "entrypoint"), own["entrypoint"], reason)
+    reason = 'it contradicts type = "oneshot", which runs a command: an entrypoint takes tasks, also those of [schedules.NAME]'
+    document.refuse(path, own, ["entrypoint"], reason)
     if own.setdefault("protocol", "none") != "none":
         reason = 'it contradicts type = "oneshot": a command that runs to its end has protocol = "none"'
         raise document.error((*path, "protocol"), own["protocol"], reason)
-    for key in OF_SERVICES:
-        if own.get(key):
-            reason = 'it contradicts type = "oneshot": a job is done when it has exited with status 0'
-            raise document.error((*path, key), None, reason)
+    reason = 'it contradicts type = "oneshot": a job is done when it has exited with status 0'
+    document.refuse(path, own, OF_SERVICES, reason, shown=False)
     recovery = table.get("recovery")
     if is_table(recovery) and recovery.get("restart") == "always":
         reason = 'it contradicts type = "oneshot": write "on-failure" or "never", or a schedule'
         raise document.error((*path, "recovery", "restart"), "always", reason)
-
-
-def _refuse_without_type(document: Document, path: KeyPath, own: Mapping[str, Any]) -> None:
-    if own.get("remain"):
-        raise document.error((*path, "remain"), True, 'it goes with type = "oneshot" only')
-    if own.get("timeout"):
-        reason = 'it goes with type = "oneshot" only; resources.max_task_duration limits a task'
-        raise document.error((*path, "timeout"), own["timeout"], reason)
 
 
 # --- schedules ------------------------------------------------------------------------------------

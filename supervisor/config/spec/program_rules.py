@@ -40,11 +40,9 @@ def check_program(document: Document, path: KeyPath, own: Mapping[str, object]) 
         if command:
             raise document.error((*path, "url"), own["url"], "it contradicts command: write one of the two")
         return
-    if own.get("headers"):
-        raise document.error((*path, "headers"), None, "they go with url only")
-    for key in ("oauth", "type") if path[:2] == ("mcp", "servers") else ():
-        if own.get(key):
-            raise document.error((*path, key), None, "it goes with url only")
+    document.refuse(path, own, ["headers"], "they go with url only", shown=False)
+    if path[:2] == ("mcp", "servers"):
+        document.refuse(path, own, ["oauth", "type"], "it goes with url only", shown=False)
     if command and entrypoint:
         raise document.error((*path, "entrypoint"), entrypoint, "it contradicts command: write one of the two")
     if not command and not entrypoint:
@@ -62,20 +60,14 @@ def check_program(document: Document, path: KeyPath, own: Mapping[str, object]) 
         raise document.error((*path, "command"), None, reason)
     if not entrypoint and "python" in own:
         raise document.error((*path, "python"), own["python"], "it goes with entrypoint only")
-    _check_warm(document, path, own)
+    ahead = ["warm", "preload", "min_spare"]
+    if not entrypoint:
+        document.refuse(path, own, ahead, "it goes with entrypoint only")
+    elif not own.get("warm", True):
+        document.refuse(path, own, ahead, "it contradicts warm = false")
     if entrypoint and own.get("protocol", "corral") != "corral":
         reason = 'it contradicts entrypoint: such an agent speaks "corral"'
         raise document.error((*path, "protocol"), own["protocol"], reason)
-
-
-def _check_warm(document: Document, path: KeyPath, own: Mapping[str, Any]) -> None:  # Any: see _check_health
-    """Refuses keys about importing ahead of a worker without an entrypoint, or with warm = false."""
-    for key in ("warm", "preload", "min_spare"):
-        if own.get(key) and not own.get("entrypoint"):
-            raise document.error((*path, key), own[key], "it goes with entrypoint only")
-    for key in ("preload", "min_spare"):
-        if own.get(key) and not own.get("warm", True):
-            raise document.error((*path, key), own[key], "it contradicts warm = false")
 
 
 def check_health(
@@ -83,9 +75,8 @@ def check_health(
 ) -> None:  # Any: the values of a Spec's fields
     """Refuses probes that the protocol does not have, and recoveries without an action."""
     protocol = own.get("protocol", "corral")
-    if own.get("hibernate_after") and protocol in ("none", "mcp"):
-        reason = f'protocol "{protocol}" has no checkpoints'
-        raise document.error((*path, "hibernate_after"), own["hibernate_after"], reason)
+    if protocol in ("none", "mcp"):
+        document.refuse(path, own, ["hibernate_after"], f'protocol "{protocol}" has no checkpoints')
     check_exposed(document, path, own)
     check_call(document, path, own)
     if own.get("ready") is not None and protocol != "none":

@@ -324,10 +324,9 @@ def check_webhook(document: Document, path: KeyPath, own: Mapping[str, object]) 
             raise document.error((*path, key), value, reason)
     if not is_remote:
         return
-    for key in ("command", "entrypoint", "python", "warm", "preload", "min_spare", "listen"):
-        if own.get(key):
-            reason = f'it contradicts protocol = "{protocol}": corral itself sends the tasks to url'
-            raise document.error((*path, key), None if key == "listen" else own[key], reason)
+    reason = f'it contradicts protocol = "{protocol}": corral itself sends the tasks to url'
+    document.refuse(path, own, ["command", "entrypoint", "python", "warm", "preload", "min_spare"], reason)
+    document.refuse(path, own, ["listen"], reason, shown=False)
     if "url" not in own:
         reason = 'it is missing: write the address of the service, "https://HOST/PATH"'
         raise document.error((*path, "url"), None, reason)
@@ -344,18 +343,16 @@ def check_acp(document: Document, path: KeyPath, own: Mapping[str, object]) -> N
             default = fields_of(Spec)[key].default
             if own.get(key, default) != default:
                 raise document.error((*path, key), own[key], 'it goes with protocol = "acp"')
-    elif own.get("listen"):
+    else:
         reason = 'it contradicts protocol = "acp": an ACP agent is not handed sockets'
-        raise document.error((*path, "listen"), None, reason)
+        document.refuse(path, own, ["listen"], reason, shown=False)
 
 
 def check_exposed(document: Document, path: KeyPath, own: Mapping[str, object]) -> None:
     """Refuses keys about the tasks of an agent that takes none."""
-    if own.get("protocol", "corral") in ("corral", "webhook", "acp", "a2a"):
-        return
-    for key in ("expose", "input_schema", "output_schema"):
-        if own.get(key):
-            raise document.error((*path, key), own[key], f'protocol = "{own["protocol"]}" has no tasks')
+    protocol = own.get("protocol", "corral")
+    if protocol not in ("corral", "webhook", "acp", "a2a"):
+        document.refuse(path, own, ["expose", "input_schema", "output_schema"], f'protocol = "{protocol}" has no tasks')
 
 
 def check_call(document: Document, path: KeyPath, own: Mapping[str, object]) -> None:
