@@ -10,7 +10,6 @@ import binascii
 import os
 import secrets
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from corral.mcp.oauth.records import Client, Grant
-from corral.supervisor.machine.linux.durable import sync_folder
+from corral.supervisor.machine.linux.durable import TEMPORARY, replace_file, sync_folder
 from corral.worker.contract.errors import CorralError, Corrupted, Overloaded
 from corral.worker.contract.names import SEPARATOR
 
@@ -42,8 +41,6 @@ MAX_BYTES = 256 * 1024
 
 JOINT = "+"
 """Stands for the `/` of a full name in the name of its file, which is in no name."""
-
-TEMPORARY = ".new-"
 
 
 class Kept(Struct, frozen=True, kw_only=True):
@@ -141,33 +138,16 @@ class TokenStore:
             if not is_made:
                 raise
         text = base64.b64encode(secrets.token_bytes(KEY_BYTES))
-        _replace(path, text + b"\n")
+        replace_file(path, text + b"\n")
         return _key_of(text)
 
     def _write(self, name: str, data: bytes) -> None:
         folder = self.state_dir / FOLDER
         folder.mkdir(mode=0o700, exist_ok=True)
-        for each in os.listdir(folder):  # what a write left that was killed
-            if each.startswith(TEMPORARY):
-                os.unlink(folder / each)
-        _replace(self._path(name), data)
+        replace_file(self._path(name), data)
 
     def _path(self, name: str) -> Path:
         return self.state_dir / FOLDER / name.replace(SEPARATOR, JOINT)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    fd, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)  # 0600
-    try:
-        with open(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(fd)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    sync_folder(path.parent)
 
 
 def _key_of(text: bytes) -> bytes:

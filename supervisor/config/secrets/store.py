@@ -7,7 +7,6 @@ for some agents only. This module must not know which agents there are, and no e
 import os
 import re
 import stat
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -16,7 +15,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from corral.supervisor.machine.linux.durable import sync_folder
+from corral.supervisor.machine.linux.durable import replace_file, sync_folder
 from corral.worker.contract.errors import Conflict, InvalidParams, NotFound, Overloaded
 from corral.worker.contract.names import SEPARATOR, TENANT
 
@@ -31,9 +30,6 @@ JOINT = "+"
 
 MAX_VALUE_BYTES = 64 * 1024
 """Bytes of a value: the kernel takes 128 KiB for one variable of an environment."""
-
-TEMPORARY = ".new-"
-"""Beginning of the name of a file that is being written, which no secret has."""
 
 
 class KeptSecret(Struct, frozen=True, kw_only=True):
@@ -98,7 +94,9 @@ class SecretStore:
             raise Conflict(f'cannot set secret "{name}": {words}', name=name)
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         try:
-            self._write(name, KeptSecret(value=value, agents=agents, changed_at=now))
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+            kept = KeptSecret(value=value, agents=agents, changed_at=now)
+            replace_file(self._path(name), msgspec.json.encode(kept))
         except OSError as error:
             raise _refused(name, error) from None
 
@@ -125,29 +123,8 @@ class SecretStore:
         except OSError as error:
             raise _refused(name, error) from None
 
-    def _write(self, name: str, secret: KeptSecret) -> None:
-        self.folder.mkdir(mode=0o700, exist_ok=True)
-        self._remove_leftovers()
-        fd, path = tempfile.mkstemp(prefix=TEMPORARY, dir=self.folder)  # 0600
-        try:
-            with open(fd, "wb") as file:
-                file.write(msgspec.json.encode(secret))
-                file.flush()
-                os.fsync(fd)
-            os.replace(path, self._path(name))
-        except BaseException:
-            os.unlink(path)
-            raise
-        sync_folder(self.folder)
-
     def _path(self, name: str) -> Path:
         return self.folder / name.replace(SEPARATOR, JOINT)
-
-    def _remove_leftovers(self) -> None:
-        """Removes what a write left that was killed: only one daemon has this folder, and it writes one at a time."""
-        for each in os.listdir(self.folder):
-            if each.startswith(TEMPORARY):
-                os.unlink(self.folder / each)
 
 
 def _problem(value: str) -> str:

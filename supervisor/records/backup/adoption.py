@@ -21,7 +21,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Struct
 
-from corral.supervisor.machine.linux.durable import sync_folder
+from corral.supervisor.machine.linux.durable import replace_file, sync_folder
 from corral.worker.contract.errors import Conflict, PermissionDenied
 
 from .snapshot import BEFORE, LOGS, STORE
@@ -80,7 +80,7 @@ def adopt(root: Path, now: float | None = None) -> Path | None:
                     return None
                 _renumber(root, mark, time.time() if now is None else now)
                 plan = _planned(root, mark)
-                write_durably(staging / PLAN, plan)
+                replace_file(staging / PLAN, msgspec.json.encode(plan))
             _move(root, plan)
             before = root / plan.before
             with contextlib.suppress(OSError):  # it has something, as a rule
@@ -219,14 +219,3 @@ def _decoded(path: Path, kind: type[_S]) -> _S | None:
     except msgspec.DecodeError as error:
         text = f'cannot adopt the restored state: "{path}" is damaged; restore again'
         raise Conflict(text, path=str(path), reason="corrupt") from error
-
-
-def write_durably(path: Path, value: Struct) -> None:
-    """Writes a Struct as JSON; the file is the old or the new one whatever happens."""
-    part = path.with_name(f"{path.name}.part")
-    with open(part, "wb") as file:
-        file.write(msgspec.json.encode(value))
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(path)
-    sync_folder(path.parent)

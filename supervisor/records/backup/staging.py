@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from urllib.parse import quote
 
-from corral.supervisor.machine.linux.durable import sync_folder
+import msgspec
+
+from corral.supervisor.machine.linux.durable import replace_file, sync_folder
 from corral.worker.contract.errors import Conflict, Corrupted, NotFound, PermissionDenied
 
 from ..audit.hash_chain import CHAIN, SLICE, Chain, ChainVerifier, Position, integer, to_bytes
 from ..store.schema import APPLICATION_ID, MIGRATIONS
-from .adoption import MARK, NEW, STAGING, Mark, write_durably
+from .adoption import MARK, NEW, STAGING, Mark
 from .archive import Manifest, Member, Reader
 from .snapshot import STORE
 
@@ -96,7 +98,7 @@ def commit(state_dir: Path, manifest: Manifest) -> None:
     names = sorted(each.name for each in (staging / NEW).iterdir())
     mark = Mark(created=manifest.created, names=names, has_logs=manifest.has_logs)
     try:
-        write_durably(staging / MARK, mark)
+        replace_file(staging / MARK, msgspec.json.encode(mark))
         sync_folder(state_dir)
     except OSError as error:
         raise _unwritable(state_dir, error) from error

@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from itertools import islice
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 from corral.worker.contract.errors import CorralError
 
@@ -85,14 +85,9 @@ class DaemonLog:
         self._root.addHandler(self._handler)
         self.set_level(level)
 
-    @property
-    def level(self) -> Level:
-        """Returns the least severe level that is written."""
-        return self._level
-
     def set_level(self, level: Level) -> None:
         """Sets the least severe level that is written, until the next restart."""
-        self._level: Level = level
+        self.level: Level = level
         self._root.setLevel(level.upper())
 
     @property
@@ -135,30 +130,10 @@ async def log_outcome(logger: logging.Logger, what: str, facts: Mapping[str, obj
         logger.debug(what, extra={"fields": {**facts, "result": result, "ms": taken_ms}})
 
 
-class _Sink(Protocol):
-    """Renders entries, and writes them without waiting."""
-
-    def render(self, record: logging.LogRecord) -> tuple[object, int]:
-        """Returns the entry as `write` takes it, and its size."""
-        ...
-
-    def write(self, entry: object) -> object | None:
-        """Writes an entry; returns the rest of it that cannot be written now, else None."""
-        ...
-
-    def wait(self, timeout_s: float) -> None:
-        """Waits until more can be written."""
-        ...
-
-    def close(self) -> None:
-        """Closes the descriptors that it has opened."""
-        ...
-
-
 class Handler(logging.Handler):
     """Queues entries before a sink, bounded; `logging` holds its lock around `emit`, this class around the rest."""
 
-    def __init__(self, sink: _Sink) -> None:
+    def __init__(self, sink: "_Sink") -> None:
         super().__init__()
         self.lost = 0
         self._unreported = 0
@@ -379,6 +354,10 @@ class _JournalSink:
 
     def close(self) -> None:
         self._journal.close()
+
+
+_Sink = _StderrSink | _JournalSink
+"""Renders entries and tells their sizes, and writes them without waiting: what cannot be written now is returned."""
 
 
 # -- entries

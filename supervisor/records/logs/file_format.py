@@ -25,7 +25,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -438,12 +438,15 @@ Identity: TypeAlias = "bytes | Callable[[OpenFile, LogSource], bool]"
 """Identifies one file of a log: `OpenFile.head` (the time of its first line), or a predicate of the file."""
 
 
-@contextmanager
 def opened(
     directory: Path, inode: int, source: LogSource, hint: Path | None, identity: Identity
-) -> Generator[OpenFile | None, None, None]:
+) -> AbstractContextManager[OpenFile | None]:
     """Yields the file that had that inode, also after a rename or compression; None if it is gone."""
-    file = _found(directory, inode, source, hint, identity)
+    return _held(_found(directory, inode, source, hint, identity))
+
+
+@contextmanager
+def _held(file: OpenFile | None) -> Generator[OpenFile | None, None, None]:
     try:
         yield file
     finally:
@@ -467,36 +470,24 @@ def _found(directory: Path, inode: int, source: LogSource, hint: Path | None, id
     return None
 
 
-@contextmanager
-def opened_by_inode(directory: Path, worker: str, inode: int) -> Generator[OpenFile | None, None, None]:
+def opened_by_inode(directory: Path, worker: str, inode: int) -> AbstractContextManager[OpenFile | None]:
     """Yields the file of a worker with that inode, of which no more is known yet; None if there is none."""
     path = _find(directory, inode)
     match = None if path is None else _NAME.fullmatch(path.name)
     # Where ours was deleted, its number may have gone to a file of another worker.
-    file = None if path is None or (match and match[1] != local_name(worker)) else _open_inode(path, inode)
-    try:
-        yield file
-    finally:
-        if file is not None:
-            file.close()
+    is_another = match is not None and match[1] != local_name(worker)
+    return _held(None if path is None or is_another else _open_inode(path, inode))
 
 
-@contextmanager
-def opened_by_head(directory: Path, worker: str, head: bytes) -> Generator[OpenFile | None, None, None]:
+def opened_by_head(directory: Path, worker: str, head: bytes) -> AbstractContextManager[OpenFile | None]:
     """Yields the file of a worker that begins at that time; None if there is none."""
-    found: OpenFile | None = None
     for path in log_paths(directory, worker):
         file = _open(path)
         if file is not None and file.head == head:
-            found = file
-            break
+            return _held(file)
         if file is not None:
             file.close()
-    try:
-        yield found
-    finally:
-        if found is not None:
-            found.close()
+    return _held(None)
 
 
 def number_of(writer: WriterState | None, inode: int) -> int | None:

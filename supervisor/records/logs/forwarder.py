@@ -49,34 +49,26 @@ class Forwarding:
         self._patience_s = patience_s
         self._close_s = close_s
         self._journal = Journal(path)
-        self._is_wanted = False
+        self.is_wanted = False
+        """Whether lines of workers go to the journal from now on."""
         self._follower: _ResumableFollower | None = None
         self._closing: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._stalled_at: float | None = None
-        self._is_degraded = False
-
-    @property
-    def is_wanted(self) -> bool:
-        """Returns whether lines of workers go to the journal from now on."""
-        return self._is_wanted
+        self.is_degraded = False
+        """Whether journald has taken nothing for longer than `patience_s`."""
 
     @property
     def is_running(self) -> bool:
         """Returns whether lines are being sent, be it only the last ones."""
         return self._task is not None
 
-    @property
-    def is_degraded(self) -> bool:
-        """Returns whether journald has taken nothing for longer than `patience_s`."""
-        return self._is_degraded
-
     def want(self, wanted: bool) -> None:
         """Starts with the lines written from now on, or ends after those written until now.
 
         If it is wanted again before it has ended, no line in between is missed.
         """
-        self._is_wanted = wanted
+        self.is_wanted = wanted
         if not wanted:
             self._end()
             self._recover()  # forwarding that is not wanted is not degraded
@@ -107,7 +99,7 @@ class Forwarding:
 
     async def close(self) -> None:
         """Ends when the last line was sent, or after `close_s`."""
-        self._is_wanted = False
+        self.is_wanted = False
         self._end()
         if self._task is not None:
             ending = self._task
@@ -122,9 +114,9 @@ class Forwarding:
             self._closing.cancel()
             self._closing = None
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._is_degraded = self._is_wanted
+            self.is_degraded = self.is_wanted
             logger.error("cannot go on sending lines to the journal", exc_info=error)
-        elif self._is_wanted:  # it was wanted again meanwhile
+        elif self.is_wanted:  # it was wanted again meanwhile
             self.want(True)
 
     async def _run(self, follower: Follower) -> None:
@@ -152,8 +144,8 @@ class Forwarding:
         self._recover()
 
     def _recover(self) -> None:
-        if self._is_degraded:
-            self._is_degraded = False
+        if self.is_degraded:
+            self.is_degraded = False
             self._publish("daemon.recovered", 0.0)
 
     def _publish(self, what: str, stalled_s: float) -> None:
@@ -165,8 +157,8 @@ class Forwarding:
         loop = asyncio.get_running_loop()
         self._stalled_at = loop.time() if self._stalled_at is None else self._stalled_at
         stalled_s = loop.time() - self._stalled_at
-        if stalled_s > self._patience_s and self._is_wanted and not self._is_degraded:
-            self._is_degraded = True
+        if stalled_s > self._patience_s and self.is_wanted and not self.is_degraded:
+            self.is_degraded = True
             self._publish("daemon.degraded", stalled_s)
         fd = self._journal.fd
         if outcome is Outcome.AWAY or fd is None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from corral.supervisor.config.secrets.secrets import Secrets
-from corral.supervisor.config.secrets.store import TEMPORARY, SecretStore
+from corral.supervisor.config.secrets.store import SecretStore
+from corral.supervisor.machine.linux.durable import TEMPORARY
 from corral.worker.contract.errors import Conflict, InvalidParams, NotFound, Overloaded, SpawnFailed
 
 pytestmark = pytest.mark.shell
