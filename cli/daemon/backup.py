@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from corral.supervisor.machine.linux.durable import sync_folder
-from corral.worker.contract.errors import Conflict, CorralError, Corrupted, InvalidParams
+from corral.worker.contract.errors import Conflict, CorralError, Corrupted, InvalidParams, Unreachable
 
 from .. import render
 from ..context import Session, admit_msgspec, command, complete_named, option, selecting, selection
@@ -111,8 +111,8 @@ def _fetch(call: Callable[..., Any], found: render.Record, file: str) -> None:  
 @click.argument("file", metavar="FILE", type=click.Path())
 @option("--check", "Read and check the whole archive, and change nothing.")
 @option("--replace", "Replace a state that is there, and keep it beside.")
-@option("--state-dir DIR", "State folder; by default that of corrald.")
-@option("--config PATH", "Configuration file; by default that of corrald.")
+@option("--state-dir DIR", "State folder; by default that of the daemon of --socket, else of corrald.")
+@option("--config PATH", "Configuration file; by default likewise.")
 def restore(session: Session, file: str, check: bool, replace: bool, state_dir: str | None, config: str | None) -> None:
     """Restore an archive of `corral backup`.
 
@@ -127,6 +127,9 @@ def restore(session: Session, file: str, check: bool, replace: bool, state_dir: 
         found = staging.check(Path(file))
         _print_restored(session, "checked", found.manifest, found.audit_records)
         return
+    if session.given_socket and not (state_dir and config):
+        of_daemon = _of_daemon(session)
+        state_dir, config = state_dir or word(of_daemon, "state_dir"), config or word(of_daemon, "config")
     state = state_dir or os.environ.get("CORRAL_STATE_DIR")
     folder = Path(state or host_facts.default_state_dir(os.environ, os.getuid()))
     place = Path(config or default_path(os.environ, os.getuid()))
@@ -141,6 +144,15 @@ def restore(session: Session, file: str, check: bool, replace: bool, state_dir: 
     for path in done.elsewhere:
         session.note(render.one_line(f"{path} is in the archive below elsewhere/: put it there yourself"))
     session.print_line(f'start or restart corrald with the state folder "{folder}"')
+
+
+def _of_daemon(session: Session) -> dict[str, object]:
+    """Returns the status of the daemon of --socket, which alone knows its state folder and its configuration file."""
+    try:
+        return inner(session.call("daemon.status", {"names": []}), "daemon")
+    except Unreachable as error:
+        words = f"cannot restore: {error.message}; where it does not run, give --state-dir and --config"
+        raise Unreachable(words, **error.data) from error
 
 
 def _print_restored(session: Session, verb: str, manifest: "Manifest", audit_records: int, state_dir: str = "") -> None:

@@ -1,5 +1,6 @@
 """Backups of a running daemon, and what comes back from them."""
 
+import json
 import os
 import signal
 import sqlite3
@@ -122,6 +123,20 @@ def test_a_restored_state_replaces_that_of_a_running_daemon_at_its_next_start(
     (before,) = daemon.state_dir.glob("before-*")
     with closing(sqlite3.connect(before / "corral.db")) as kept:
         assert kept.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_with_a_socket_the_folders_are_those_of_its_daemon(daemon: DaemonProcess, tmp_path: Path) -> None:
+    archive = tmp_path / "b.tar.zst"
+    assert daemon.corral("backup", str(archive)).returncode == 0
+    daemon.call("team.rm", name="red")
+    done = daemon.corral("restore", str(archive), "--replace", "--json")
+    assert json.loads(done.stdout)["state_dir"] == str(daemon.state_dir)
+    daemon.stop()
+    refused = daemon.corral("--connect-timeout", "0", "restore", str(archive), "--replace")
+    assert refused.returncode == 6
+    assert "--state-dir" in refused.stderr
+    daemon.start()
+    assert daemon.call("team.show", name="red")["team"]["name"] == "red"
 
 
 def test_a_changed_configuration_is_kept_beside_the_restored_one(daemon: DaemonProcess, tmp_path: Path) -> None:
