@@ -17,6 +17,7 @@ import corral
 from corral import AgentRuntime, Conflict, InvalidParams, NotFound, SpawnFailed, Task, TaskFailed, Timeout, Unreachable
 from corral.worker.contract.codec import as_object
 from corral.worker.contract.errors import CLASSES
+from corral.worker.contract.records import InstancesStatus
 from daemon_process import AGENTS, BIN, BOUND_S, DaemonProcess, marked
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "embedded" / "summary.py"
@@ -225,6 +226,7 @@ def test_a_new_agent_goes_on_where_the_old_one_stood(daemon: DaemonProcess) -> N
             with pytest.raises(NotFound):
                 await runtime.restore_agent(2**60, "new")
             await runtime.spawn_agent("many", entrypoint=diarist, process=PLACE, instances=2)
+            assert (await runtime.agent_status("many")).instances == InstancesStatus(2, 2)
             with pytest.raises(Conflict) as caught:
                 await runtime.save_state("many")
             assert len(caught.value.data["checkpoints"]) == 2  # type: ignore[arg-type]  # a list

@@ -13,7 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from corral import AgentRuntime, Conflict, CorralError, DaemonEvent, NotFound, Runtime, Unreachable
+from corral import (
+    AgentRuntime,
+    Conflict,
+    CorralError,
+    DaemonEvent,
+    InvalidParams,
+    NotFound,
+    Runtime,
+    TaskFailed,
+    Unreachable,
+)
 from corral.worker.contract.codec import as_object
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
 
@@ -59,6 +69,29 @@ def test_agents_are_driven_without_asyncio(runtime: Runtime) -> None:
     assert runtime.remove_agent("one", cascade=True) == ["one", "pair"]
     with pytest.raises(NotFound):
         runtime.show_agent("one")
+
+
+def test_what_runs_is_counted_by_attribute_and_by_key(runtime: Runtime) -> None:
+    stats = runtime.get_runtime_stats()
+    assert stats["agents"]["count"] == stats.agents.count == len(stats["agents"]["ids"]) > 0
+    with pytest.raises(KeyError):
+        stats["nothing"]
+    assert not runtime.refresh_routes().changed
+
+
+def test_a_retry_may_be_written_as_in_the_configuration(runtime: Runtime) -> None:
+    retry = {"max_attempts": 2, "retry_on": "any", "retry_backoff_base": "10ms"}
+    with pytest.raises(TaskFailed) as failed:
+        runtime.run_agent("crew", "raise because", retry=retry)
+    task = runtime.show_task(str(failed.value.data["task"]))
+    assert task.retry is not None
+    assert (task.attempt, task.retry.retry_backoff_base_s) == (2, 0.01)
+    for wrong in ({"retry_backoff_base": "soon"}, {"retry_backoff_base": 1, "retry_backoff_base_s": 2}):
+        with pytest.raises(InvalidParams) as caught:
+            runtime.run_agent("crew", "echo", retry=wrong)
+        assert caught.value.data["key"] == "retry.retry_backoff_base"
+    with pytest.raises(InvalidParams, match="did you mean"):
+        runtime.run_agent("crew", "echo", retry={"max_attempt": 2})
 
 
 def test_a_task_runs_on_its_input_alone(runtime: Runtime) -> None:

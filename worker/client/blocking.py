@@ -212,6 +212,7 @@ class Runtime(Waiter, Methods):
 
     # -- state
 
+    refresh_routes = waits(AgentRuntime.refresh_routes)
     save_state = waits(AgentRuntime.save_state)
     restore_agent = waits(AgentRuntime.restore_agent)
 

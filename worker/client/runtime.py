@@ -13,9 +13,20 @@ from functools import partial
 from typing import Any, Literal, Self, Unpack
 
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from ..contract.errors import Conflict, CorralError, InvalidParams, NotFound
-from ..contract.records import AgentStatus, Statistics, Status, Task, TaskParams, TaskState, TeamStatus, WorkflowStatus
+from ..contract.records import (
+    AgentStatus,
+    InstancesStatus,
+    Statistics,
+    Status,
+    Task,
+    TaskParams,
+    TaskState,
+    TeamStatus,
+    WorkflowStatus,
+)
 from ..control.params import (
     CheckpointRestoreParams,
     EventParams,
@@ -25,7 +36,7 @@ from ..control.params import (
     TaskListParams,
     TaskWaitParams,
 )
-from ..control.results import AgentsChanged, Names, Removed, TaskPage, Teams, Workflows
+from ..control.results import AgentsChanged, Names, Reloaded, Removed, TaskPage, Teams, Workflows
 from ..control.state_results import CheckpointRestored, Checkpoints
 from .agent_source import AgentSource, located
 from .async_ import Endpoint, Reconnecting
@@ -250,13 +261,15 @@ class AgentRuntime(Caller, Methods):
         return answer.agents[0]
 
     async def agent_status(self, name: str) -> AgentStatus:
-        """Returns the status of an agent or MCP server.
+        """Returns the status of an agent or MCP server; `instances` says how many workers it has, from `min` to `max`.
 
         Raises:
             NotFound: there is no such agent or server.
         """
         status = await self.status([name])
         for each in (*status.agents, *status.mcp_servers):
+            if each.instances is UNSET:  # it has no range
+                return replace(each, instances=InstancesStatus(len(each.workers), len(each.workers)))
             return each
         raise NotFound(f'cannot find "{name}"', name=name)
 
@@ -403,6 +416,10 @@ class AgentRuntime(Caller, Methods):
         """Removes a workflow, with `cascade` also all that refer to it; returns the removed names."""
         params = {"name": name, "cascade": cascade}
         return (await self._connection.ask(Removed, "workflow.rm", params)).removed
+
+    async def refresh_routes(self) -> Reloaded:
+        """Reads the configuration file again, as `reload` does: routes follow each change by themselves, and need no more."""
+        return await self.reload()
 
     # -- state
 

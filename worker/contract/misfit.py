@@ -6,7 +6,7 @@ text, the value and the shape; it must not import msgspec, which an agent's own 
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from inspect import get_annotations
 from typing import NamedTuple, cast, get_args
@@ -98,13 +98,28 @@ def _rule(what: str, shape: type, path: str) -> str:
 
 
 def _unknown(name: str, shape: type, path: str) -> str:
-    known = sorted(_fields(shape)) if not path else []
+    known = sorted(_fields(_shape_at(shape, path)))
     near = get_close_matches(name, known, 1)
     if near:
         return f'unknown key; did you mean "{near[0]}"?'
     if known and len(known) <= KNOWN:
         return f"unknown key; known are {', '.join(known)}"
     return "unknown key"
+
+
+def _shape_at(shape: type, path: str) -> type:
+    """Returns the Struct at a path, or `object`, which has no keys, where it is not known."""
+    for step in path.split(".") if path else ():
+        inner = _fields(shape).get(step.partition("[")[0])
+        shape = next(filter(_fields, _types_in(inner)), object)
+    return shape
+
+
+def _types_in(annotation: object) -> Iterator[type]:
+    if isinstance(annotation, type):
+        yield annotation
+    for each in get_args(annotation):
+        yield from _types_in(each)
 
 
 def _fields(shape: type) -> dict[str, object]:

@@ -84,12 +84,14 @@ class OutputFormat(Struct, frozen=True, forbid_unknown_fields=True):
 class Retry(Struct, frozen=True, forbid_unknown_fields=True):
     """Overrides the retry policy in `[tasks]` of the agent: the number of attempts, and the errors to retry on.
 
-    `retry_on` as in the configuration: "worker-death", "any", "never", or names of errors.
+    `retry_on` as in the configuration: "worker-death", "any", "never", or names of errors. `retry_backoff_base`, as there,
+    is another way to write `retry_backoff_base_s`: seconds, or "1s". A record has `retry_backoff_base_s` alone.
     """
 
     max_attempts: Annotated[int, Meta(ge=1, le=1000)] | None = None
     retry_on: list[str] | str | None = None
     retry_backoff_base_s: Annotated[float, Meta(ge=0, le=31_536_000)] | None = None
+    retry_backoff_base: float | str | UnsetType = UNSET
 
 
 WhenDown = Literal["refuse", "queue"]

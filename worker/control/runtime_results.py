@@ -3,7 +3,7 @@
 Keys may be added to a result, never changed or removed. Knows no method.
 """
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -32,14 +32,23 @@ class AgentSet(Struct, frozen=True, kw_only=True):
     rolling: bool = False
 
 
-class Counted(Struct, frozen=True, kw_only=True):
+class _Keyed(Struct, frozen=True):
+    """Lets a program read the fields by their keys in JSON, too: `stats["agents"]["count"]`."""
+
+    def __getitem__(self, key: str) -> Any:  # Any: each key has a type of its own
+        if key not in self.__struct_fields__:
+            raise KeyError(key)
+        return getattr(self, key)
+
+
+class Counted(_Keyed, frozen=True, kw_only=True):
     """Represents the components of one kind: their number and their names."""
 
     count: int
     ids: list[str]
 
 
-class RuntimeStatistics(Struct, frozen=True, kw_only=True):
+class RuntimeStatistics(_Keyed, frozen=True, kw_only=True):
     """Represents the result of `runtime.stats`."""
 
     agents: Counted

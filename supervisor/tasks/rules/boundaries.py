@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from corral.supervisor.config.decoding.values import Refused, above_zero, duration, retry_reasons
 from corral.supervisor.config.spec.spec import Resources, Tasks
 from corral.worker.contract.errors import InvalidParams, ResourceLimitExceeded
-from corral.worker.contract.records import Boundaries, OutputFormat, Task, TaskParams
+from corral.worker.contract.records import Boundaries, OutputFormat, Retry, Task, TaskParams
 
 MAX_OBJECTIVE_CHARS = 65_536
 """Characters of an objective: data belongs into the input."""
@@ -52,11 +52,8 @@ def normalised(params: TaskParams) -> TaskParams:
         if not _CAPABILITY.fullmatch(each):
             key = f"required_capabilities[{index}]"
             raise _refused(key, "write 1 to 200 characters, none of them a control character")
-    if params.retry is not None and params.retry.retry_on is not None:
-        try:
-            retry_reasons(params.retry.retry_on)
-        except Refused as refused:
-            raise _refused("retry.retry_on", refused.reason) from refused
+    if params.retry is not None:
+        params = replace(params, retry=_retry(params.retry))
     timeout_s, allowed_tools = _timeout_s(params), _allowed_tools(params)
     if params.boundaries == NO_BOUNDARIES and timeout_s is None and allowed_tools is None:
         return params if not params.required_capabilities else _without_doubles(params)
@@ -94,6 +91,24 @@ def _check_words(params: TaskParams) -> None:
     for key, count in words.items():
         if count > MAX_WORDS_CHARS:
             raise _refused(key, f"{count} characters are more than {MAX_WORDS_CHARS}")
+
+
+def _retry(retry: Retry) -> Retry:
+    if retry.retry_on is not None:
+        try:
+            retry_reasons(retry.retry_on)
+        except Refused as refused:
+            raise _refused("retry.retry_on", refused.reason) from refused
+    if isinstance(retry.retry_backoff_base, UnsetType):
+        return retry
+    key, base_s = "retry.retry_backoff_base", retry.retry_backoff_base_s
+    try:
+        written = duration(retry.retry_backoff_base)
+    except Refused as refused:
+        raise _refused(key, refused.reason) from refused
+    if base_s is not None and base_s != written:
+        raise _refused(key, f"it is {written:g} s, and retry.retry_backoff_base_s is {base_s:g}: give one of them")
+    return replace(retry, retry_backoff_base_s=written, retry_backoff_base=UNSET)
 
 
 def _timeout_s(params: TaskParams) -> float | None:

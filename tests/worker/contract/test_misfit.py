@@ -31,6 +31,7 @@ class Sample(Struct, forbid_unknown_fields=True):
     word: Literal["one", "two"] = "one"
     maybe: int | None = None
     inner: Inner | None = None
+    inners: list[Inner] = []
     secret: str = ""
 
 
@@ -52,6 +53,9 @@ CASES: list[tuple[object, str]] = [
     ({"inner": {}}, "inner.name: it is missing"),
     ({"inner": {"name": 3}}, "inner.name = 3: write a text"),
     ({"cuont": 1}, 'cuont: unknown key; did you mean "count"?'),
+    ({"inner": {"nmae": "x"}}, 'inner.nmae: unknown key; did you mean "name"?'),
+    ({"inners": [{"nmae": "x"}]}, 'inners[0].nmae: unknown key; did you mean "name"?'),
+    ({"inner": {"x": "x"}}, "inner.x: unknown key; known are name"),
     ({"secret": 12345}, "secret: write a text"),
     ([], "write an object"),
 ]
