@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from itertools import islice
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from corral.worker.contract.codec import as_array, as_object
 from corral.worker.contract.errors import InvalidParams, ResourceLimitExceeded
@@ -27,18 +27,29 @@ MAX_PATTERNS = 100
 MAX_PATTERN_BYTES = 256 * 1024
 """Bytes of one compiled pattern."""
 
-MAX_WORK = 2_000_000
-"""Number of steps of one check, about 0.1 s: places in the schema times places in the arguments."""
+MAX_STATES = 500
+"""Number of states of one pattern: its characters and classes, each as often as it is repeated."""
 
-MAX_PLAIN_WORK = 4 * MAX_WORK
-"""Number of steps for a schema without patterns, whose steps are short, where the value must be checked."""
+FEW_STATES = 20
+"""Number of states below which a pattern takes one step for each character, whatever its form and the text; beyond, it may be one for each state."""
+
+MAX_WORK = 2_000_000
+"""Number of steps of one check, of 25 ns at most: places in the schema times places in the value, and what patterns take."""
+
+MAX_PLACES = 300_000
+"""Number of places in a value, however simple its schema."""
+
+EXPLAINED_WORK = 2_000
+"""Number of steps up to which the library explains in its own words what is wrong: it takes 2 µs for each, beyond that more
+than as many (10,000 members that were not evaluated took minutes)."""
+
+LOCATED_WORK, LOCATED_PLACES = 100_000, 10_000
+"""Numbers of steps and of places up to which it says where something is wrong, whatever the schema."""
 
 CHARACTERS_A_STEP = 64
 
 PLAIN_ARGUMENTS = 20
 PLAIN_CHARACTERS = 1_000
-PLAIN_STEPS = 1 + PLAIN_ARGUMENTS * (1 + PLAIN_CHARACTERS // CHARACTERS_A_STEP)
-"""Number of places of PLAIN_ARGUMENTS arguments without nested values, at most."""
 
 ERRORS_MAX = 5
 TEXT_MAX = 120
@@ -56,6 +67,8 @@ _IN_PLACE = frozenset(
     {"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "$ref", "dependentSchemas", "dependencies"}
 )
 _UNEVALUATED = frozenset({"unevaluatedProperties", "unevaluatedItems"})
+_BRANCHES = frozenset({"anyOf", "oneOf", "not", "if", "contains", "propertyNames"}) | _UNEVALUATED
+"""Keywords whose error holds the errors of all their branches: it is not told by the first one alone."""
 
 AGAIN = 3
 """Number of times that a schema with an `unevaluated…` keyword has those checked that apply to the same value: once for
@@ -105,29 +118,24 @@ class Validators:
 class _Validator:
     """Holds a compiled schema and its cost."""
 
-    def __init__(self, compiled: Any, width: int, returns: int) -> None:  # of a C extension
-        self._compiled = compiled
-        self._width = width
-        self._returns = returns
-        self._is_light = width * PLAIN_STEPS <= MAX_WORK and returns <= 1
-
-    def _takes_long(self, arguments: Mapping[str, object]) -> bool:
-        size, depth = _weight(arguments, MAX_WORK // self._width)
-        growth = self._returns**depth if self._returns > 1 else 1
-        return self._width * size * growth > MAX_WORK
+    def __init__(self, checked: "_Checked", cost: "_Cost") -> None:
+        self._checked = checked
+        self._cost = cost
+        self._is_light = cost.of(_PLAIN) <= MAX_WORK and cost.returns <= 1
 
     def check(self, exposed: str, arguments: Mapping[str, object]) -> None:
-        if not (self._is_light and _is_plain(arguments)) and self._takes_long(arguments):
+        size = _PLAIN if self._is_light and _is_plain(arguments) else _size_of(arguments, self._cost.places_max)
+        if self._cost.of(size) > MAX_WORK:
             logger.debug("the arguments of %s are not checked: it could take too long", exposed)
             return
         try:
-            if self._compiled.is_valid(arguments):
+            if self._checked.is_valid(arguments):
                 return
-            errors = list(islice(self._compiled.iter_errors(arguments), ERRORS_MAX))
+            exact = _size_of(arguments, MAX_PLACES) if size is _PLAIN else size
+            found = self._checked.faults(arguments, self._cost.of(exact), exact.places, "argument")
         except (ValueError, TypeError, OverflowError) as error:  # JSON cannot express them: sending raises
             logger.debug("the arguments of %s are not checked: %s", exposed, error)
             return
-        found = [_explain(error, "argument") for error in errors]
         if found:
             key, rule, reason = found[0]
             text = f'cannot call "{exposed}": {reason}'
@@ -143,30 +151,25 @@ class Schema:
         measured: Mapping[str, object] = {} if isinstance(schema, bool) else schema
         try:
             measure = _Measure(measured)
-            self._width, self._returns = measure.taken()
-            self._compiled = _compile(schema)
+            self._cost = measure.taken()
+            self._checked = _Checked(_compile(schema), measure.has_branches)
         except _Uncheckable as error:
             raise InvalidParams(f"cannot use the schema: {error}", reason=str(error)) from error
-        self._max_work = MAX_WORK if measure.has_patterns else MAX_PLAIN_WORK
 
     def faults(self, value: object) -> list[dict[str, str]]:
         """Returns the errors of a value, at most ERRORS_MAX, each with `path`, `rule` and `reason`; empty if it is valid."""
-        size, depth = _weight({"": value}, self._max_work // max(1, self._width))
-        growth = self._returns**depth if self._returns > 1 else 1
-        if self._width * size * growth > self._max_work:
+        size = _size_of({"": value}, self._cost.places_max)
+        if self._cost.of(size) > MAX_WORK:
             raise ResourceLimitExceeded(
                 "cannot check the value against its schema: it could take too long",
                 limit="schema_steps",
-                value=self._max_work,
+                value=MAX_WORK,
             )
         try:
-            if self._compiled.is_valid(value):
-                return []
-            errors = list(islice(self._compiled.iter_errors(value), ERRORS_MAX))
+            found = self._checked.faults(value, self._cost.of(size), size.places, "value")
         except (ValueError, TypeError, OverflowError) as error:  # JSON cannot express them
             reason = str(error).partition("\n")[0][:TEXT_MAX]
             return [{"path": "", "rule": "type", "reason": f"it cannot be read: {reason}"}]
-        found = [_explain(error, "value") for error in errors]
         return [{"path": key, "rule": rule, "reason": reason} for key, rule, reason in found]
 
 
@@ -175,8 +178,9 @@ def _validator(exposed: str, tool: Tool) -> _Validator | None:
     if schema == {"type": "object"} or not schema:
         return None  # every call sends an object
     try:
-        width, returns = _Measure(schema).taken()
-        return _Validator(_compile(schema), width, returns)
+        measure = _Measure(schema)
+        cost = measure.taken()
+        return _Validator(_Checked(_compile(schema), measure.has_branches), cost)
     except _Uncheckable as error:
         logger.warning("the arguments of %s are not checked: %s", exposed, error)
         return None
@@ -201,59 +205,112 @@ def _compile(schema: Mapping[str, object] | bool) -> Any:  # of a C extension
 # -- the cost of a check
 
 
+class _Size(NamedTuple):
+    """Represents the size of a value: its places, their depth, its characters, and those of each text up to MAX_STATES."""
+
+    places: int
+    depth: int
+    characters: int
+    first_characters: int
+
+
+class _Cost(NamedTuple):
+    """Represents the cost of a schema: the places that one value can be checked against, and what its patterns take.
+
+    `states` are the steps of patterns for each character, `bounded_states` those of patterns that end after MAX_STATES
+    characters; `returns` is the number of recursive references.
+    """
+
+    places: int = 0
+    states: int = 0
+    bounded_states: int = 0
+    returns: int = 0
+
+    def of(self, size: _Size) -> int:
+        """Returns the number of steps of a check of a value."""
+        if size.places > MAX_PLACES:
+            return MAX_WORK + 1
+        growth = self.returns**size.depth if self.returns > 1 else 1
+        texts = size.characters // CHARACTERS_A_STEP
+        patterns = self.states * size.characters + self.bounded_states * size.first_characters
+        return growth * (self.places * (size.places + texts) + patterns)
+
+    def plus(self, other: "_Cost", times: int) -> "_Cost":
+        """Returns the cost together with that of a part which is checked so many times."""
+        return _Cost(*(own + times * more for own, more in zip(self, other, strict=True)))
+
+    @property
+    def places_max(self) -> int:
+        """Returns the number of places of a value from which on it is too large in any case."""
+        return min(MAX_PLACES, MAX_WORK // max(1, self.places))
+
+
+_PLAIN = _Size(1 + PLAIN_ARGUMENTS, 2, PLAIN_ARGUMENTS * PLAIN_CHARACTERS, PLAIN_ARGUMENTS * MAX_STATES)
+"""The size of PLAIN_ARGUMENTS arguments without nested values, at most."""
+
+
 class _Measure:
-    """Counts the places of a schema that one value can be checked against.
+    """Counts what one value can be checked against.
 
     References are followed, so that a short schema which doubles itself thirty times counts with its expanded size. A
     recursive reference counts as one place; their number determines the growth of the cost with each level of the
-    arguments.
+    value.
     """
 
     def __init__(self, schema: Mapping[str, object]) -> None:
         self._schema = schema
-        self._known: dict[int, tuple[int, int]] = {}
+        self._known: dict[int, _Cost] = {}
         self._open: set[int] = set()
         self._nodes = 0
         self._patterns = 0
+        self.has_branches = False
+        """Whether a part that was counted has branches."""
 
-    @property
-    def has_patterns(self) -> bool:
-        """Returns True if the schema has regular expressions."""
-        return self._patterns > 0
-
-    def taken(self) -> tuple[int, int]:
-        """Returns the number of places, and of recursive references."""
+    def taken(self) -> _Cost:
+        """Returns the cost of the schema."""
         return self._of(self._schema, 0)
 
-    def _of(self, value: object, depth: int) -> tuple[int, int]:
+    def _of(self, value: object, depth: int) -> _Cost:
         fields, items = as_object(value), as_array(value)
         if fields is None and items is None:
-            return (0, 0)
+            return _Cost()
         known = self._known.get(id(value))
         if known is not None:
             return known
         if id(value) in self._open:
-            return (1, 1)
+            return _Cost(places=1, returns=1)
         self._nodes += 1
         if self._nodes > MAX_SCHEMA_NODES or depth > MAX_DEPTH:
             raise _Uncheckable("its schema is too large")
         self._open.add(id(value))
         parts = self._parts(fields) if fields is not None else [(each, 1) for each in items or ()]
-        width, returns = 1 + len(items or ()), 0
+        cost = _Cost(places=1 + len(items or ())) if fields is None else self._of_patterns(fields)
         for each, times in parts:
-            more, back = self._of(each, depth + 1)
-            width, returns = width + times * more, returns + times * back
-            if width > MAX_WORK:
+            cost = cost.plus(self._of(each, depth + 1), times)
+            if cost.places > MAX_WORK or cost.states + cost.bounded_states > MAX_WORK:
                 raise _Uncheckable("its schema is too wide")
         self._open.discard(id(value))
-        if not returns or not self._open:
-            self._known[id(value)] = width, returns
-        return width, returns
+        if not cost.returns or not self._open:
+            self._known[id(value)] = cost
+        return cost
+
+    def _of_patterns(self, fields: dict[str, object]) -> _Cost:
+        """Returns the cost of the patterns of one place, and of the place."""
+        pattern = fields.get("pattern")
+        named = as_object(fields.get("patternProperties")) or {}
+        cost = _Cost(places=1)
+        for each in [*named, *([pattern] if isinstance(pattern, str) else [])]:
+            self._patterns += 1
+            cost = cost.plus(_cost_of_pattern(each), 1)
+        if self._patterns > MAX_PATTERNS:
+            raise _Uncheckable("its schema has too many patterns")
+        return cost
 
     def _parts(self, fields: dict[str, object]) -> list[tuple[object, int]]:
         """Returns the parts of a schema that apply to a value to which the schema applies, and how often each is checked."""
         parts = list[tuple[object, int]]()
         again = 1 if _UNEVALUATED.isdisjoint(fields) else AGAIN
+        self.has_branches = self.has_branches or not _BRANCHES.isdisjoint(fields)
         for key, value in fields.items():
             inner = as_object(value)
             times = again if key in _IN_PLACE else 1
@@ -271,10 +328,6 @@ class _Measure:
                 parts.extend((each, times) for each in inner.values())
             else:
                 parts.append((value, times))
-            if key in ("pattern", "patternProperties"):
-                self._patterns += 1 if inner is None else len(inner)
-        if self._patterns > MAX_PATTERNS:
-            raise _Uncheckable("its schema has too many patterns")
         return parts
 
     def _target(self, reference: str) -> object:
@@ -294,6 +347,43 @@ class _Measure:
         return value
 
 
+_TOKEN = re.compile(r"\\[pPu]\{[^}]*\}|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?[:=!<]*|\{(\d+)(,?)(\d*)\}|.", re.DOTALL)
+"""One part of a pattern; its groups are the numbers of a repetition."""
+
+
+def _cost_of_pattern(pattern: str) -> _Cost:
+    """Returns the steps that a pattern takes for each character, at most: one for each state that is reached at the same time.
+
+    The library takes linear time in the text, by a table of sets of states; where the table gets too large, each set is
+    computed again for each character (13 µs for 500 states, measured). A pattern without an open end that matches at the
+    beginning alone ends after as many characters as it has states.
+    """
+    sizes = [0]
+    last = 0
+    is_open = "|" in pattern or not pattern.startswith("^")
+    for found in _TOKEN.finditer(pattern):
+        token = found[0]
+        if token.startswith("("):
+            sizes.append(0)
+        elif token == ")" and len(sizes) > 1:
+            last = sizes.pop()
+            sizes[-1] += last
+        elif token in ("*", "+", "?", "^", "$", "|"):
+            is_open = is_open or token in ("*", "+")
+        elif found[1] is not None:
+            is_open = is_open or bool(found[2] and not found[3])
+            sizes[-1] += last * (max(1, int(found[3] or found[1])) - 1)
+        else:
+            last = 1
+            sizes[-1] += last
+        if sum(sizes) > MAX_STATES:
+            raise _Uncheckable("its schema has a pattern that repeats too much")
+    states = sum(sizes)
+    if states < FEW_STATES:
+        return _Cost(states=1)
+    return _Cost(states=states) if is_open else _Cost(bounded_states=states)
+
+
 def _is_plain(arguments: Mapping[str, object]) -> bool:
     """Returns True for few arguments without nested values, the usual case, at almost no cost."""
     if len(arguments) > PLAIN_ARGUMENTS:
@@ -308,26 +398,69 @@ def _is_plain(arguments: Mapping[str, object]) -> bool:
     return True
 
 
-def _weight(arguments: Mapping[str, object], limit: int) -> tuple[int, int]:
-    """Returns the number of places in the arguments, and their depth; counting ends at the limit."""
-    size, depth = 1, 1
-    level = list(arguments.values())
-    while level and size <= limit:
+def _size_of(value: Mapping[str, object], limit: int) -> _Size:
+    """Returns the size of a value; counting ends at the limit of places."""
+    places, depth, characters, first = 1, 1, 0, 0
+    level: list[object] = [value]
+    while level and places <= limit:
         depth += 1
         below = list[object]()
         for each in level:
-            size += 1
+            places += 1
             if isinstance(each, str):
-                size += len(each) // CHARACTERS_A_STEP
+                characters += len(each)
+                first += min(len(each), MAX_STATES)
             elif isinstance(each, dict):
-                below.extend(cast("dict[str, object]", each).values())
+                fields = cast("dict[str, object]", each)
+                below.extend(fields.values())
+                keys = sum(map(len, fields))
+                characters, first = characters + keys, first + min(keys, MAX_STATES * len(fields))
             elif isinstance(each, list):
                 below.extend(cast("list[object]", each))
         level = below
-    return size, depth
+    return _Size(places, depth, characters, first)
 
 
-# -- the text of an error
+# -- what is wrong
+
+
+class _Checked:
+    """Holds a compiled schema, and tells what is wrong with a value as exactly as there is time for."""
+
+    def __init__(self, compiled: Any, has_branches: bool) -> None:  # of a C extension
+        self._compiled = compiled
+        self._has_branches = has_branches
+
+    def is_valid(self, value: object) -> bool:
+        """Returns whether a value is valid; raises what the library does for one that JSON cannot express."""
+        return bool(self._compiled.is_valid(value))
+
+    def faults(self, value: object, work: int, places: int, noun: str) -> list[tuple[str, str, str]]:
+        """Returns path, rule and reason of what is wrong, ERRORS_MAX at most; `work` is the number of steps of a check."""
+        if self.is_valid(value):
+            return []
+        if work <= EXPLAINED_WORK:
+            return [_explain(error, noun) for error in islice(self._compiled.iter_errors(value), ERRORS_MAX)]
+        if work <= LOCATED_WORK and places <= LOCATED_PLACES:
+            return [_located(each, noun) for each in islice(self._compiled.evaluate(value).errors(), ERRORS_MAX)]
+        if self._has_branches:
+            return [("", "", f"the {noun} is too long to say what breaks its schema")]
+        try:
+            self._compiled.validate(value)
+        except ValueError as error:  # the library's ValidationError is one
+            if not hasattr(error, "instance_path"):
+                raise
+            return [_explain(cast("_Error", error), noun)]
+        return []
+
+
+def _located(error: Mapping[str, str], noun: str) -> tuple[str, str, str]:
+    """Returns the path of an invalid part, the violated rule, and a text of both."""
+    rule = error["schemaLocation"].rpartition("/")[2]
+    parts = error["instanceLocation"].split("/")[1:]
+    names = [part.replace("~1", "/").replace("~0", "~") for part in parts]
+    key = _path([int(name) if re.fullmatch("[0-9]{1,9}", name) else name for name in names])
+    return key, rule, f'{noun} "{key}" breaks the rule "{rule}"' if key else f'it breaks the rule "{rule}"'
 
 
 def _explain(error: _Error, noun: str) -> tuple[str, str, str]:

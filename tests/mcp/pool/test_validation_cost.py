@@ -10,8 +10,8 @@ import pytest
 from corral.mcp.pool.validation import Schema
 from corral.worker.contract.errors import InvalidParams, ResourceLimitExceeded
 
-BOUND_S = 2.0
-"""Processor time of one check that is let through, far above what MAX_WORK steps take; a schema that is undercounted takes hours."""
+BOUND_S = 0.5
+"""Processor time of one check that is let through: 0.05 s on a quiet machine; what is undercounted takes seconds to hours."""
 
 CASES = 400
 
@@ -99,3 +99,77 @@ def test_whatever_a_schema_nests_a_check_is_short_or_refused(seed: int) -> None:
         except (InvalidParams, ResourceLimitExceeded):
             continue
         assert time.thread_time() - started < BOUND_S, f"seed {seed}, case {number}: {schema}"
+
+
+# -- patterns, long values, and the explanation of what is wrong
+
+
+def text(chance: random.Random) -> str:
+    return "".join(chance.choice("ab") for _ in range(chance.choice([20, 1_000, 20_000, 300_000])))
+
+
+def pattern(chance: random.Random, levels: int) -> str:
+    parts = list[str]()
+    for _ in range(chance.randint(1, 4)):
+        is_group = levels and chance.random() < 0.5
+        parts += f"({pattern(chance, levels - 1)})" if is_group else chance.choice(["a", "[ab]", ".", r"\w", "[a-c]"])
+        parts += chance.choice(["", "", "*", "+", "?", "{1,9}", "{0,30}", "{100}", "{1,250}", "|"])
+    return "".join(parts).rstrip("|")
+
+
+def long(chance: random.Random) -> object:
+    number = chance.choice([100, 1_000, 10_000])
+    if chance.random() < 0.5:
+        return {f"a{each}": chance.choice([1, "a", []]) for each in range(number)}
+    return [chance.choice([each, {"a": each}, [each]]) for each in range(number)]
+
+
+def taken_s(schema: Json, given: object) -> float:
+    """The processor time of a check that is let through; 0 for what is refused."""
+    try:
+        checked = Schema(schema)
+        started = time.thread_time()
+        checked.faults(given)
+    except (InvalidParams, ResourceLimitExceeded):
+        return 0.0
+    return time.thread_time() - started
+
+
+@pytest.mark.parametrize(
+    "repeated", ["[ab]{1,2000}c", "([ab]{1,9}){1,99}c", "(([ab]{1,9}){1,9}){1,9}c", "[ab]{1,400}c{400}"]
+)
+def test_a_pattern_that_repeats_too_much_is_refused(repeated: str) -> None:
+    with pytest.raises(InvalidParams, match="pattern"):
+        Schema({"pattern": repeated})
+
+
+@pytest.mark.parametrize(
+    "usual", ["^[a-z0-9-]{1,63}$", r"^[\w.+-]+@[\w-]+\.[\w.-]+$", "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"]
+)
+def test_usual_patterns_are_checked_beside_a_long_text(usual: str) -> None:
+    schema = Schema({"properties": {"name": {"pattern": usual}, "body": {"type": "string"}}})
+    assert schema.faults({"name": "!", "body": "words " * 10_000})[0]["path"] == "name"
+
+
+def test_ten_thousand_members_that_were_not_evaluated_are_refused_in_a_moment() -> None:
+    schema: Json = {"anyOf": [{"oneOf": [{"items": False}, True]}], "unevaluatedProperties": {"type": "object"}}
+    assert 0.0 < taken_s(schema, {f"a{each}": 1 for each in range(10_000)}) < BOUND_S
+
+
+def test_a_value_that_is_too_long_to_be_explained_is_refused_all_the_same() -> None:
+    schema = Schema({"items": {"anyOf": [{"type": "string"}, {"type": "null"}]}})
+    (fault,) = schema.faults([1] * 20_000)
+    assert fault["path"] == ""
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_however_long_a_value_and_whatever_its_patterns_a_check_is_short_or_refused(seed: int) -> None:
+    chance = random.Random(f"long {seed}")
+    for number in range(40):
+        names = [f"d{each}" for each in range(chance.randint(0, 3))]
+        schema = drawn(chance, chance.randint(1, 5), names)
+        schema["$defs"] = {name: drawn(chance, 2, names[:at]) for at, name in enumerate(names)}
+        if chance.random() < 0.5:
+            schema["pattern"] = pattern(chance, 3) + "c"
+        for given in (long(chance), text(chance)):
+            assert taken_s(schema, given) < BOUND_S, f"seed {seed}, case {number}: {schema}"
