@@ -134,7 +134,7 @@ def rollback(
 def _print_changed(session: Session, name: str, found: Mapping[str, object], dry_run: bool, to: str = "") -> None:
     keys = ", ".join(str(each) for each in items(found, "changed"))
     if not keys:
-        session.print_line(f"{name} is so already")
+        session.print_line(f"{name} is unchanged")
         return
     done = "would change" if dry_run else "changed"
     number = "" if dry_run else f", as revision {word(found, 'revision')}"

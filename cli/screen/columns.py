@@ -230,7 +230,7 @@ DESCENDING = frozenset(
         *("RESTARTS", "PID", "UPTIME", "FILES", "TRY", "DONE", "TOOK", "CREATED"),
     }
 )
-"""Names of the columns of which the largest values come first."""
+"""Names of the columns that are sorted with the largest values first."""
 
 
 def ordered(rows: Sequence[Record], columns: Sequence[Column], name: str, *, is_descending: bool) -> list[Record]:

@@ -30,7 +30,7 @@ from .provider import TaskFeed, TaskSource
 from .request import MISSING_CAPABILITY, ProtocolError, ServedRequest, failed, refusal
 
 MAX_WATCHED = 200
-"""Number of tasks of which one client is notified at a time."""
+"""Number of tasks about which one client is notified at a time."""
 
 LEGACY = frozenset({GET_TASK, TASK_RESULT, LIST_TASKS, CANCEL_TASK})
 MODERN = frozenset({GET_TASK, UPDATE_TASK, CANCEL_TASK})

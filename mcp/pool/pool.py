@@ -170,7 +170,7 @@ class Pool:
     # -- lists
 
     def concerned(self, access: Access) -> list[str]:
-        """Returns the servers that an access sees, and of which it admits any tool."""
+        """Returns the servers that an access sees and any of whose tools it admits."""
         seen = self._directory.view(access).names
         return sorted(full for full, shown in seen.items() if concerns(access, shown))
 

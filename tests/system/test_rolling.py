@@ -167,7 +167,7 @@ def test_a_caller_that_waits_is_told_whether_a_change_is_in_force_or_why_it_was_
     assert "rolls 1 to 3, 0 of 1 ready" in daemon.corral("status", "one").stdout
     gate.touch()
     done = daemon.corral("set", "one", "environment.VERSION=two", "--wait")
-    assert (done.returncode, done.stdout) == (0, "one is so already\n")
+    assert (done.returncode, done.stdout) == (0, "one is unchanged\n")
     assert run(daemon)["output"]["version"] == "two"
     found = daemon.call("agent.rollback", name="one", revision=1, wait=True)
     assert (found["revision"], found["of"], found["rolling"]) == (4, 1, False)

@@ -30,7 +30,7 @@ STOP_S = 60.0
 """Seconds between SIGTERM and SIGKILL; the grace periods of the workers are part of them."""
 
 LOG_TAIL_BYTES = 4_096
-"""Bytes of the log of a daemon that did not start, of which the last line goes into the error."""
+"""Bytes of the log of a daemon that did not start; the last line goes into the error."""
 
 FOREIGN_VARIABLES = ("CORRAL_", "LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
 """Prefixes of environment variables about another daemon, or about the program as a service."""

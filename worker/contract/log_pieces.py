@@ -6,7 +6,7 @@ from collections.abc import Iterable
 Record = dict[str, object]
 
 JOINED_BYTES = 2 * 1024 * 1024
-"""Bytes of a line that is joined; a longer one comes in pieces of about this size, of which all but the last have `partial`."""
+"""Bytes of a line that is joined; a longer one comes in pieces of about this size; all but the last have `partial`."""
 
 
 class PieceJoiner:

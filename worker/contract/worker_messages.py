@@ -36,7 +36,7 @@ class DelegateParams(TaskParams, frozen=True, forbid_unknown_fields=True):
 
 
 class DelegateAllParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """`task/delegate_all` of a worker for its `task`: several at once, of which at most `max_parallel` run at a time.
+    """`task/delegate_all` of a worker for its `task`: several at once; at most `max_parallel` run at a time.
 
     Answered with `{"results": […]}` when all have ended: in the order of `tasks` the record of each, or
     `{"error": …}` of a task that was refused.

@@ -38,7 +38,7 @@ class DeploymentParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class CanaryParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Names the agent of a deployment that is under way, or of which a canary waits."""
+    """Names the agent of a deployment that is under way, or whose canary waits."""
 
     name: Annotated[str, Meta(min_length=1, max_length=100)]
 

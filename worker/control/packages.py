@@ -22,7 +22,7 @@ class PackageUploadParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PackageUpload(Struct, frozen=True, kw_only=True):
-    """Represents a package of which `offset` bytes have arrived."""
+    """Represents a package whose first `offset` bytes have arrived."""
 
     upload: str
     offset: int

@@ -120,7 +120,7 @@ class Deployments:
         return self._shown(self._records.of(number))
 
     def users_of(self, package: str, digest: str) -> list[str]:
-        """Returns the agents of which a version of a package with these bytes serves, can come back, or is under way."""
+        """Returns the agents that serve a version of a package with these bytes, can roll back to it, or are about to get it."""
         kept = {record.deployment for record in self._kept()}
         found = self._records.where(lambda r: (r.package, r.digest) == (package, digest) and r.deployment in kept)
         return sorted({record.agent for record in found})

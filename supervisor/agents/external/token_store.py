@@ -90,7 +90,7 @@ class TokenStore:
             raise _damaged(name, f"the key: {error}") from None
 
     def names(self) -> list[str]:
-        """Returns the names of the servers of which something is kept, sorted."""
+        """Returns the names of the servers with a kept token, sorted."""
         try:
             found = os.listdir(self.state_dir / FOLDER)
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Writes and reads the archive of a package: a zstd frame around a tar of which the manifest determines every byte.
+"""Writes and reads the archive of a package: a zstd frame around a tar; the manifest determines every byte of it.
 
 The tar has `manifest.json`, perhaps `signature.json`, then `files/PATH` for each file in the manifest's order: ustar headers
 with mode 0644 or 0755, time, user and group 0, and no names. A reader makes the header that has to come next, and

@@ -228,7 +228,7 @@ def _refusal(path: str, what: str) -> InvalidParams:
 
 
 def _ignore_rules(root: str) -> "GitIgnoreSpec":
-    """Returns the rules of the folder: ours, then those of its .corralignore, of which the last that matches counts."""
+    """Returns the rules of the folder: ours, then those of its .corralignore; the last that matches counts."""
     from pathspec import GitIgnoreSpec  # noqa: PLC0415  # only who builds pays
 
     lines: list[str] = []

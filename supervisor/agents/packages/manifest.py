@@ -77,7 +77,7 @@ def refused(reason: str, **data: object) -> InvalidParams:
 
 
 def damaged(reason: str, **data: object) -> Corrupted:
-    """Makes the error about a package of which a byte was changed."""
+    """Makes the error about a package with a changed byte."""
     return Corrupted(f"cannot read the package: {reason}", reason=reason, **data)
 
 

@@ -65,7 +65,7 @@ def chosen_range(
 
 
 RANKED_ROWS = 200_000
-"""Number of rows, about, of which a ranking is made."""
+"""Number of rows that a ranking reads, about."""
 
 
 def ranking_tier(

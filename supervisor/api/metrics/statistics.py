@@ -31,7 +31,7 @@ from .histogram import Buckets, bucket_of, quantile_ms
 from .overhead import Overhead
 
 WINDOW = 10_000
-"""Number of the last durations of which percentiles are made, of each agent and server, and of all tasks."""
+"""Number of the last durations that percentiles are computed from: of each agent and server, and of all tasks."""
 
 RECENT_ENDS = 100
 """Number of the last ends by which routing judges an agent."""
@@ -43,7 +43,7 @@ AT_ONCE = 4
 """Number of windows that are sorted before the loop has its turn: a few milliseconds."""
 
 INCIDENTS = 100
-"""Number of the last incidents of which the health of an agent is made."""
+"""Number of the last incidents that the health of an agent is computed from."""
 
 Incident = Literal["restarts", "failed_checks", "limit_hits", "hung"]
 """Kinds of events that lower the health of an agent beside its failed tasks; each is counted in the field of its name."""

@@ -136,7 +136,7 @@ class StatusReport:
     def status(self, names: list[str] | None, *, failed: bool = False) -> Status:
         """Returns the daemon, the agents, MCP servers, teams and workflows of `names` (None: all), and task counts.
 
-        With `failed`, only those of them that are not as wanted.
+        With `failed`, only those of them that have a problem.
         """
         agents = self._agents
         groups = agents.groups.by_name
@@ -382,7 +382,7 @@ def _described(entry: Spec | Group) -> dict[str, Any]:
 
 
 def is_failed(status: AgentStatus) -> bool:
-    """Returns whether an agent or server is not as wanted: degraded, ended by a failure, or waiting to be tried again."""
+    """Returns whether an agent or server has a problem: degraded, ended by a failure, or waiting to be tried again."""
     return status.degraded or any(map(_has_failed, status.workers))
 
 

@@ -11,7 +11,7 @@ import msgspec
 from corral.worker.control.nodes import places_text
 
 MILLISECOND_S = 0.001
-"""Seconds of which a record has whole numbers alone."""
+"""Unit of the whole seconds in a record."""
 
 UNITED = frozenset(
     (

@@ -64,7 +64,7 @@ class PlacedAgents:
 
     @property
     def refuses(self) -> list[str]:
-        """Returns the agents that were assigned to this node, and of which it cannot read the present table: another node has to run them."""
+        """Returns the agents that were assigned to this node but whose present table it cannot read: another node has to run them."""
         known = self._view.specs
         self._unread = {
             name: revision
@@ -189,7 +189,7 @@ class PlacedAgents:
         return True
 
     async def _read_anew(self, engine: Engine, replica: ReplicaName) -> bool:
-        """Reads an assignment of which the watch has told an old state."""
+        """Reads an assignment whose state from the watch is old."""
         entry = await engine.get(assignment_key(replica))
         known = self._view.assignments.get(replica)
         return entry is None or (known is not None and entry.revision == known.revision)

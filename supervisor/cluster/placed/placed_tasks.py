@@ -50,7 +50,7 @@ LISTED_MAX = 1_000
 """Number of the oldest tasks of an agent among which one that no node runs is looked for."""
 
 ACCEPTED_MAX = 10_000
-"""Number of tasks accepted here of which the record is remembered until they are begun."""
+"""Number of tasks accepted here whose record is remembered until they begin."""
 
 WORKING_S = REDELIVERY_S / 4
 """Seconds between two reports that a task is being worked on."""

@@ -14,10 +14,10 @@ ENDED = "ended"
 """The prefix of the subjects on which a node hears that a task that it waits for has ended."""
 
 WAIT_S = 2.0
-"""Seconds between two looks for an end of which no message came."""
+"""Seconds between two looks for an end without a message."""
 
 EndQueue = asyncio.Queue[StoredEnd | None]
-"""Holds an end of which a message came; None where the message has its id alone."""
+"""Holds an end that came by a message; None where the message has its id alone."""
 
 
 class TaskEnds:

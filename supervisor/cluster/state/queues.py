@@ -28,7 +28,7 @@ RUNG = "waiting"
 """The prefix of the subjects on which takers hear that an agent with several queues has a task."""
 
 WAIT_S = 2.0
-"""Seconds that one request for tasks waits; and between two looks at several queues of which no message came."""
+"""Seconds that one request for tasks waits; and between two looks at several queues without a message."""
 
 
 class Priorities(Struct, frozen=True, kw_only=True):

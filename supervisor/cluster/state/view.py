@@ -19,7 +19,7 @@ DEFAULT_PRIORITY = 5
 """Number that `tasks.default_priority` is without one."""
 
 CANCELS_MAX = 10_000
-"""Number of cancelled tasks of which a message is remembered."""
+"""Number of cancelled tasks whose message is remembered."""
 
 _S = TypeVar("_S", bound=Struct)
 
@@ -149,13 +149,13 @@ class ClusterView:
         return () if known is None else known.value.values
 
     def note_priorities(self, agent: str, values: list[int], revision: int) -> None:
-        """Notes the priorities that this node has written or read, of which the watch will tell later."""
+        """Notes the priorities that this node has written or read; the watch will report them later."""
         known = self._priorities.get(agent)
         if known is None or known.revision < revision:
             self._priorities[agent] = Known(Priorities(values=values), revision)
 
     def put(self, replica: ReplicaName, assignment: Assignment | None, revision: int) -> None:
-        """Notes a write of this node, of which the watch will tell later."""
+        """Notes a write of this node; the watch will report it later."""
         known = self.assignments.get(replica)
         if known is not None and known.revision > revision:
             return
@@ -165,7 +165,7 @@ class ClusterView:
             self.assignments[replica] = Known(assignment, revision)
 
     def put_schedule(self, record: ScheduleRecord, revision: int) -> None:
-        """Notes a schedule that this node has written, of which the watch will tell later."""
+        """Notes a schedule that this node has written; the watch will report it later."""
         known = self.schedules.get(record.name)
         if known is None or known.revision < revision:
             self.schedules[record.name] = Known(record, revision)

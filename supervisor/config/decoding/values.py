@@ -243,7 +243,7 @@ def file_path(raw: object) -> str:
 
 
 def each(rule: Rule, words: str) -> Callable[[object], tuple[Any, ...]]:  # Any: what `rule` returns
-    """Returns a rule for a list of which every item passes `rule`; `words` name the items."""
+    """Returns a rule for a list whose items all pass `rule`; `words` name the items."""
 
     def shape(_before: Shape) -> Shape:
         unit, schema = shape_of((rule,))

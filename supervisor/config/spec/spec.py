@@ -489,7 +489,7 @@ class Metrics(Struct, frozen=True, kw_only=True):
     health_window: PositiveSeconds = 900.0
     """The time that `health_score` looks back."""
     problem_error_percent: Annotated[int, whole(0, 100)] = 15
-    """An agent of which a larger share of tasks fails is a problem."""
+    """An agent with a larger share of failed tasks is a problem."""
     problem_error_tasks: Annotated[int, whole(1, 1_000_000)] = 5
     """The number of tasks from which on that is judged."""
     problem_average: PositiveSeconds = 10.0

@@ -25,7 +25,7 @@ from ..http.event_sender import Outbox, event, send_call
 from ..http.face import HttpClient
 
 RECORDS = {"event": "events"}
-"""The key of the records of a notification of which each is an event of its own."""
+"""The key of a notification's records; each is an event of its own."""
 
 logger = logging.getLogger(__name__)
 

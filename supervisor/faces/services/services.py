@@ -1,6 +1,6 @@
 """Opens, moves and closes the services of agents, teams and workflows as their addresses change.
 
-An address that cannot be had makes its service degraded: it is tried again after RETRY_S, twice that, and so
+An address that is not available makes its service degraded: it is tried again after RETRY_S, twice that, and so
 on to RETRY_MAX_S. A service that leaves its address answers the requests that it has, however long they take.
 """
 
@@ -193,7 +193,7 @@ class AgentServices:
         logger.info("serving", extra={"fields": {"agent": service.name, "url": listener.url}})
 
     def _fail(self, service: _Service, error: CorralError) -> None:
-        """Notes that an address cannot be had, and when it is tried again; tells of it where the reason is new."""
+        """Notes that an address is not available, and when it is tried again; reports it where the reason is new."""
         delay_s = min(RETRY_MAX_S, RETRY_S * 2.0**service.failures)
         is_new = service.error is None or service.error.message != error.message
         service.error, service.failures = error, min(service.failures + 1, 10)

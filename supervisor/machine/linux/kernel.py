@@ -103,7 +103,7 @@ class Process:
 
     @property
     def is_dead(self) -> bool:
-        """Returns True for a zombie.  A process of which only the main thread has ended still runs."""
+        """Returns True for a zombie.  A process whose main thread alone has ended still runs."""
         return self.state in b"ZX" and self.threads < 2
 
     @property

@@ -67,7 +67,7 @@ class ModelListing:
         return {name: sorted(agents) for name, agents in found.items()}
 
     async def listed(self) -> list[ModelFacts]:
-        """Returns all models by name, after connecting to those that are used and of which nothing is known."""
+        """Returns all models by name, after connecting to used ones whose state is not known."""
         problems = {each.name: each.problem for each in await self._endpoints.read()}
         used = self.used_by()
         models = [self._registry.config.models[name] for name in sorted(used)]

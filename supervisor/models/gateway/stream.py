@@ -81,7 +81,7 @@ class StreamReader:
         return data
 
     def _skip(self, whole: bytes, data: bytes) -> bytes:
-        """Counts events of which none says something of usage, and returns the bytes to pass on."""
+        """Counts events without usage, and returns the bytes to pass on."""
         end = 0
         for separator in SEPARATORS:
             found = whole.rfind(separator, max(0, len(whole) - len(data) - 3))

@@ -40,7 +40,7 @@ class Question(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Represents the answer of a provider, of which only the header was read; the receiver closes `response`."""
+    """Represents the answer of a provider whose header alone was read; the receiver closes `response`."""
 
     endpoint: Endpoint
     edited: Edited

@@ -319,7 +319,7 @@ class Types:
 
 
 def skipped(count: int, seq: int, at: str) -> Event:
-    """Returns the event that a reader gets in place of `count` events, the last of which had this number."""
+    """Returns the event that a reader gets in place of `count` events; the last one had this number."""
     return Event(seq, at, SKIPPED, None, None, None, {"count": count})
 
 

@@ -471,7 +471,7 @@ def _found(directory: Path, inode: int, source: LogSource, hint: Path | None, id
 
 
 def opened_by_inode(directory: Path, worker: str, inode: int) -> AbstractContextManager[OpenFile | None]:
-    """Yields the file of a worker with that inode, of which no more is known yet; None if there is none."""
+    """Yields the file of a worker with that inode, with no more known yet; None if there is none."""
     path = _find(directory, inode)
     match = None if path is None else _NAME.fullmatch(path.name)
     # Where ours was deleted, its number may have gone to a file of another worker.

@@ -20,7 +20,7 @@ _LONGEST_CHARACTER = 4
 
 
 Rests: TypeAlias = tuple[tuple[bytes, bytes], ...]
-"""Streams with the beginning of a character, of which the rest is in the next part of the line."""
+"""Streams that end within a character; its rest is in the next part of the line."""
 
 Place: TypeAlias = tuple[bytes, int, Rests]
 """A place in the files of one worker: the time of the first line of a file, an offset in it, and what is before it."""

@@ -124,7 +124,7 @@ def _counts(line: bytes, stream: str) -> bool:
 
 
 def first_from(files: list[FoundFile], source: LogSource, key: bytes) -> Position:
-    """Returns where the first line begins of which the time is at least `key`; the end if there is none."""
+    """Returns where the first line with a time of at least `key` begins; the end if there is none."""
     for index in range(len(files) - 1, -1, -1):
         entry = files[index]
         with entry.opened(source) as file:

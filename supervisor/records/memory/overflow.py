@@ -7,7 +7,7 @@ from typing import NamedTuple
 from corral.supervisor.config.declared.pools import DeclaredPool, Overflow
 
 SLACK = 16
-"""Number of parts of a pool, one of which is free after an eviction: a full pool does not evict at every write."""
+"""An eviction frees one part of so many of a pool: a full pool does not evict at every write."""
 
 
 class Entry(NamedTuple):

@@ -73,7 +73,7 @@ def drop(connection: sqlite3.Connection) -> None:
 
 
 def create(connection: sqlite3.Connection) -> None:
-    """Creates the views, of which there are none."""
+    """Creates the views, which do not exist yet."""
     for name, statement in VIEWS.items():
         connection.execute(_creation(name, statement))
 

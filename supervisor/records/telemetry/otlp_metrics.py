@@ -80,7 +80,7 @@ def _histogram_points(source: Source, started_ns: int, now_ns: int) -> list[Hist
 def _histogram_point(
     labels: Mapping[str, str], buckets: list[tuple[float, int]], total: float, times_ns: tuple[int, int]
 ) -> HistogramDataPoint:
-    """Returns the point of cumulative buckets (bound, count up to it), the last of which is the infinite one."""
+    """Returns the point of cumulative buckets (bound, count up to it); the last is the infinite one."""
     counts = [count for _, count in buckets]
     own = [count - before for count, before in zip(counts, [0, *counts], strict=False)]
     return HistogramDataPoint(

@@ -111,7 +111,7 @@ def wanted_workers(agent: Agent) -> frozenset[str]:
 
 
 def _ended(agent: Agent, worker: Worker) -> Down:
-    """Returns why an agent is down of which a wanted worker has ended for good."""
+    """Returns why an agent is down whose wanted worker has ended for good."""
     last = worker.last_exit
     if last is None:  # a start that the state machine has answered before any life
         return Down(agent.name, "no worker of it is up", f"corral start {agent.name}")
@@ -120,7 +120,7 @@ def _ended(agent: Agent, worker: Worker) -> Down:
     reason = last.message if is_complete else f"{last.result}: {last.message}"
     return Down(
         agent.name,
-        f"no worker of it is up, nor will be ({reason})",
+        f"no worker of it is up, and none will start ({reason})",
         f"fix it, then corral reset {agent.name}",
         last.result,
         worker.id,

@@ -331,7 +331,7 @@ def limits(boundaries: Boundaries, resources: Resources, longest_s: float = 0.0)
 
 
 def capped(timeout_s: float, other_s: float) -> float:
-    """Returns the shorter of two durations in seconds, of which 0 is none."""
+    """Returns the shorter of two durations in seconds; 0 is none."""
     return min(timeout_s, other_s) if timeout_s and other_s else timeout_s or other_s
 
 

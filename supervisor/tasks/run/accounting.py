@@ -190,7 +190,7 @@ class Accounting:
             await self._measured.settled(entry.task.id)
 
     def record_measured(self, entry: Entry, tokens: int, cost_cents: float, *, estimated: int = 0) -> None:
-        """Adds to the usage of a task, of which a number of tokens is estimated; stops the task, or one that delegated it, when that exceeds a limit."""
+        """Adds to the usage of a task, including its estimated tokens; stops the task, or one that delegated it, when that exceeds a limit."""
         if not tokens and not cost_cents:
             return
         task = entry.task

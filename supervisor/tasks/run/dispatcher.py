@@ -82,7 +82,7 @@ class Dispatcher:
         self._looking: dict[str, bool] = {}
         """Agents whose waiting tasks are being looked at; True: once more, from the beginning."""
         self._explained: set[str] = set()
-        """Agents of which some waiting tasks have a reason."""
+        """Agents with waiting tasks that have a reason."""
         self._questions: dict[str, list[str]] = {}
         """Open questions of running tasks, by agent; the oldest first."""
         self._loop = asyncio.get_running_loop()

@@ -344,7 +344,7 @@ class _Place:
 
 
 def begun(task: Task, worker: str | None = None) -> Task:
-    """Returns the record of a task of which an attempt begins, on a worker or on none."""
+    """Returns the record of a task whose attempt begins, on a worker or on none."""
     return replace(
         task,
         state="running",

@@ -32,7 +32,7 @@ RESULT_BYTES = 4096
 """Bytes of a result that are kept."""
 
 SWEEP_ROWS = 1_000
-"""Number of rows of which those without a task are removed at once."""
+"""Number of rows that one statement looks at, to remove those without a task."""
 
 SWEEP_PAUSE_S = 0.02
 """Seconds between two such removals."""

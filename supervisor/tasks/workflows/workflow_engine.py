@@ -74,7 +74,7 @@ class WorkflowEngine(composite.WorkflowEngine):
         self._teams: dict[str, Team] = {}
         """By task: the team as it was when the task began, until its end is in the record."""
         self._lines = WeakValueDictionary[str, asyncio.Lock]()
-        """By agent: parts that wait for a full queue form a line, of which the first alone retries."""
+        """By agent: parts that wait for a full queue form a line; only the first one retries."""
 
     def checked(self, params: TaskParams) -> TaskParams:
         """Returns the params of a task that can be accepted, within the time that its workflow may take."""

@@ -66,7 +66,7 @@ WRITE_WAIT_S = 0.01
 
 
 class CallTurns:
-    """Orders the calls of one daemon by round robin between tenants, of which the owner, "", is one, and between callers of each."""
+    """Orders the calls of one daemon by round robin between tenants (the owner, "", is one) and between callers of each."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.monotonic) -> None:
         self._loop = loop

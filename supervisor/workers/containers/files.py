@@ -71,7 +71,7 @@ def write(folder: str, plan: Plan, env: Mapping[str, str]) -> list[str]:
 
 
 def discard(folder: str) -> None:
-    """Removes a folder of which no container was made."""
+    """Removes a folder that no container was made of."""
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -23,7 +23,7 @@ NEEDS_LOGIN = "needs-login"
 """Result of a start for which a remote MCP server wants a token that the daemon does not have."""
 
 CORRUPTED = "corrupted"
-"""Result of a start from a package of which a file has changed since it was installed."""
+"""Result of a start from a package with a file that has changed since it was installed."""
 
 GIVEN_UP = frozenset({"restart-limit", "exec-failed", "start-timeout", NEEDS_LOGIN, CORRUPTED})
 """Results of ends after which a worker is not started again."""

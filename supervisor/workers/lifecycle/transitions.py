@@ -1,4 +1,4 @@
-"""Decides the life of one worker: `step(worker, event, now) -> (worker, actions)`.
+"""Decides the transitions of one worker: `step(worker, event, now) -> (worker, actions)`.
 
 Everything about it is decided here (when it is started, asked to end, killed, given up) and nothing is done: the
 shell performs the actions and turns every outcome into an event. `now` is the monotonic clock.

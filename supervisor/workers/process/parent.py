@@ -210,7 +210,7 @@ class ParentClient:
         self._ask(unit, "signal", signal=int(signum), scope=scope)
 
     def kill(self, unit: str) -> None:
-        """Sends SIGKILL to every process of the unit until it is empty, of which its owner is told then."""
+        """Sends SIGKILL to every process of the unit until it is empty; then its owner is notified."""
         found = self._units.get(unit)
         if found is None or found.is_killed or self._channel is None:
             return

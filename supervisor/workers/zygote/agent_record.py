@@ -1,4 +1,4 @@
-"""Tracks the zygotes of one agent: the loaded one, those of which forks are left, and the request to replace workers.
+"""Tracks the zygotes of one agent: the loaded one, those with forks left, and the request to replace workers.
 
 Holds state and words alone; `pool` changes it. Must not know how a zygote is started or ended.
 """
@@ -62,7 +62,7 @@ class ZygoteSlot:
 
 @dataclass(eq=False)
 class AgentRecord:
-    """Tracks one agent's zygotes: those of which it has forks, the one that is loaded, and its spares."""
+    """Tracks one agent's zygotes: those with forks, the one that is loaded, and its spares."""
 
     spec: Spec
     reserve: Reserve

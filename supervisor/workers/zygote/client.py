@@ -147,7 +147,7 @@ class Zygote(ParentClient):
 
     @property
     def count(self) -> int:
-        """Returns the number of its workers and spares, including those of which only some processes are left."""
+        """Returns the number of its workers and spares, including those with only some processes left."""
         return len(self._units)
 
     @property

@@ -35,7 +35,7 @@ SPARE_S = (0.5, 30.0)
 """Seconds before a spare is forked in place of one that died: the first pause, doubled with each, to the last."""
 
 SHARE = 4
-"""Number of workers of which one is replaced at a time."""
+"""One worker of so many is replaced at a time."""
 
 
 class Phase(enum.StrEnum):

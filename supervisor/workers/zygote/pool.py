@@ -171,7 +171,7 @@ class ZygotePool:
                 self._loop.call_soon(self._publish_order, record.spec.name)
 
     def kill(self, name: str, unit: str) -> None:
-        """Ends a worker of an agent that is being forked, of which nothing is known yet."""
+        """Ends a worker of an agent that is being forked and not known yet."""
         record = self._records.get(name)
         for slot in () if record is None else record.slots.values():
             if slot.zygote is not None:

@@ -48,7 +48,7 @@ class Preload:
     waiting: int = 0
     """Number of zygotes that are about to be forked."""
     users: dict[str, Zygote] = field(default_factory=dict[str, Zygote])
-    """By the unit of an agent's zygote the process of which it is a fork."""
+    """By the unit of an agent's zygote: the process that it is a fork of."""
 
     def is_forgettable(self, now: float) -> bool:
         """Returns True for a failure that is long past and that nobody waits for."""
@@ -80,7 +80,7 @@ class Preloads:
         self._loop = asyncio.get_running_loop()
 
     async def parent_of(self, spec: Spec, unit: str) -> Zygote | None:
-        """Returns the process of which an agent's zygote, `unit`, is to be a fork; None where it is to be loaded by itself.
+        """Returns the process that an agent's zygote, `unit`, is to be a fork of; None where it is to be loaded by itself.
 
         Its sources are those of the time of this call. `release` has to be called when the unit is gone.
         """
@@ -108,7 +108,7 @@ class Preloads:
             self._end_unused(found)
 
     def release(self, unit: str) -> None:
-        """Notes that an agent's zygote is gone; the last one ends the process of which it was a fork."""
+        """Notes that an agent's zygote has ended; the last one ends the process that it was a fork of."""
         for found in [each for each in self._preloads if unit in each.users]:
             del found.users[unit]
             self._end_unused(found)
