@@ -5,6 +5,7 @@ right.
 """
 
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine, Iterable
 
 from corral.supervisor.config.spec.loader import to_table
@@ -20,6 +21,30 @@ from .operations import Operations
 from .registry import Registry
 from .startup import Startup
 from .tool_cache import ToolCache
+
+CLOSED_MAX = 1_000
+"""Number of removed workers whose garbage may stay: about 11 MB, with the zygotes of their agents."""
+
+COLLECTION_S = 1.0
+"""Seconds until it is collected: more are removed in one go, or the daemon ends."""
+
+
+class Garbage:
+    """Collects what removed workers leave: they and their zygotes are circles, for which the collector would wait for days."""
+
+    def __init__(self, collect: Callable[[], object] = gc.collect) -> None:
+        self._collect = collect
+        self._closed = 0
+
+    def add(self) -> None:
+        """Notes that a worker was closed."""
+        self._closed += 1
+        if self._closed == CLOSED_MAX:
+            asyncio.get_running_loop().call_later(COLLECTION_S, self._clear)
+
+    def _clear(self) -> None:
+        self._closed = 0
+        self._collect()
 
 
 class Replicas:
@@ -43,6 +68,7 @@ class Replicas:
         self._tools = tools
         self._on_scaled: list[Callable[[Agent], None]] = []
         self._closing: set[asyncio.Task[None]] = set()
+        self._garbage = Garbage()
 
     def subscribe(self, on_scaled: Callable[[Agent], None]) -> None:
         """Subscribes `on_scaled` to agents that a caller or the configuration gave another number of workers."""
@@ -216,10 +242,15 @@ class Replicas:
 
     async def close(self, supervisors: Iterable[WorkerSupervisor]) -> None:
         """Closes supervisors of removed workers; also to the end if the caller is cancelled."""
-        closing = asyncio.create_task(_close_each(supervisors))
+        closing = asyncio.create_task(self._close_each(supervisors))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
         await asyncio.shield(closing)
+
+    async def _close_each(self, supervisors: Iterable[WorkerSupervisor]) -> None:
+        for supervisor in supervisors:
+            await supervisor.close()
+            self._garbage.add()
 
 
 async def seen_through(work: Coroutine[None, None, None]) -> None:
@@ -230,8 +261,3 @@ async def seen_through(work: Coroutine[None, None, None]) -> None:
     except asyncio.CancelledError:
         await asyncio.gather(task, return_exceptions=True)
         raise
-
-
-async def _close_each(supervisors: Iterable[WorkerSupervisor]) -> None:
-    for supervisor in supervisors:
-        await supervisor.close()

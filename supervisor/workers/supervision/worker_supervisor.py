@@ -557,6 +557,8 @@ class WorkerSupervisor:
         if self.life is not None and self.worker.exited:  # something of it survives SIGKILL
             self.life.release_pipes()
         self.shared.logs.release(self.log)
+        if not self.worker.tree:
+            self.life = None  # its line refers to this supervisor: without a circle both are freed at once
 
     def note(self, level: str, text: str, fields: Fields = None, task: str | None = None) -> None:
         """Writes a line with a level to the worker's log, as one of a task where that is known."""
