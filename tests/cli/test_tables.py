@@ -11,6 +11,7 @@ from corral.cli import render
 from corral.cli.console import Session
 from corral.cli.fields import field_lines, toml_text
 from corral.cli.local_time import brief, local
+from corral.cli.render import word
 from corral.cli.screen.samples import overhead_line
 from corral.cli.status_table import print_entries
 
@@ -52,6 +53,32 @@ def test_text_is_cut_before_a_column_is_dropped_and_figures_are_cut_last() -> No
     assert "12.5M" in line
     assert line.endswith("…")
     assert "n" * 30 in line
+
+
+def shown(table: render.Table, *records: render.Record) -> list[list[str]]:
+    """The words of each line of a table of records, where stdout is no terminal."""
+    session = Session({})
+    session.is_terminal = False
+    return [line.split() for line in session.lines_of(records, table)]
+
+
+def test_a_table_shows_keys_by_their_names_and_values_by_their_units() -> None:
+    table = render.Table("NAME SIZE=disk.size_bytes TOOK=duration_s STATE", state=lambda record: word(record, "mode"))
+    record = {"name": "a", "disk": {"size_bytes": 2048}, "duration_s": 90, "state": "unused", "mode": "live"}
+    assert shown(table, record, {"name": "b"}) == [
+        ["NAME", "SIZE", "TOOK", "STATE"],
+        ["a", "2.0K", "1m30s", "live"],
+        ["b", "-", "-", "-"],
+    ]
+
+
+def test_a_sparse_column_is_there_where_a_record_has_a_value() -> None:
+    table = render.Table("NAME NODE REASON", sparse="NODE REASON")
+    assert shown(table, {"name": "a"}, {"name": "b", "reason": "full"}) == [
+        ["NAME", "REASON"],
+        ["a", "-"],
+        ["b", "full"],
+    ]
 
 
 def test_a_record_is_shown_without_json() -> None:

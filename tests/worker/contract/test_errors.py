@@ -51,6 +51,14 @@ def test_the_table_has_no_other_class_and_no_other_code() -> None:
     assert set(CLASSES) == {code for _, code, _ in TABLE}
 
 
+def test_a_class_of_a_program_takes_no_place_in_the_table() -> None:
+    class Declined(errors.Conflict):
+        """An error of a program, which is a Conflict for others."""
+
+    assert (Declined.code, Declined.exit_status, Declined.http_status) == (-33002, 4, 409)
+    assert CLASSES[Declined.code] is errors.Conflict
+
+
 @pytest.mark.parametrize("code", [code for _, code, _ in TABLE])
 def test_an_error_comes_back_from_the_wire_as_it_was_sent(code: int) -> None:
     sent = CLASSES[code]('cannot find "x"', limit="message", value=3)
