@@ -5,7 +5,7 @@ Schema that the tools here use. It must not know a connection.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ class Tool(NamedTuple):
     description: str
     input_schema: dict[str, object]
     output_schema: dict[str, object]
-    annotations: dict[str, object]
+    annotations: Mapping[str, object]
     call: Callable[[Memory, Mapping[str, object]], dict[str, object]]
 
     def to_wire(self) -> dict[str, object]:
@@ -47,8 +47,8 @@ def _name(longest: int, what: str) -> dict[str, object]:
     return {**_text(longest, what), "pattern": r"^[^\u0000-\u001f]+$"}
 
 
-def _object_of(properties: Mapping[str, object], required: Sequence[str], *, closed: bool = True) -> dict[str, object]:
-    schema: dict[str, object] = {"type": "object", "properties": dict(properties)}
+def _object_of(*required: str, closed: bool = True, **properties: object) -> dict[str, object]:
+    schema: dict[str, object] = {"type": "object", "properties": properties}
     if required:
         schema["required"] = list(required)
     if closed:
@@ -76,6 +76,7 @@ _ITEM_SHAPE: dict[str, object] = {
     "expires_at": _TIME_OR_NULL,
     "archived_at": _TIME_OR_NULL,
 }
+_FOUND_SHAPE = {**_ITEM_SHAPE, "score": {"type": "number", "description": "Higher is better."}}
 
 
 def _store(memory: Memory, arguments: Mapping[str, object]) -> dict[str, object]:
@@ -156,6 +157,10 @@ def _strings(arguments: Mapping[str, object], name: str) -> list[str]:
     return [each for each in as_array(arguments.get(name)) or () if isinstance(each, str)]
 
 
+_READS = {"readOnlyHint": True, "destructiveHint": False, "idempotentHint": True}
+_WRITES = {**_READS, "readOnlyHint": False}
+_BOOLEAN: dict[str, object] = {"type": "boolean"}
+
 _TOOLS = (
     Tool(
         "cortex_store",
@@ -163,26 +168,22 @@ _TOOLS = (
         "Store a text for later. With a key, storing again replaces the text. Without one, the same "
         "text is kept once in a namespace, and its id comes back with created = false.",
         _object_of(
-            {
-                "content": {"type": "string", "minLength": 1, "description": "The text."},
-                "key": _KEY,
-                "namespace": {**_NAMESPACE, "default": "default"},
-                "tags": {**_TAGS, "description": "Labels that a search can require."},
-                "metadata": _METADATA,
-                "ttl_s": {
-                    "type": "number",
-                    "exclusiveMinimum": 0,
-                    "maximum": 3_153_600_000,
-                    "description": "Forget it after that many seconds; without it, never.",
-                },
-                "idempotency_key": _name(
-                    256, "Of this one store: the same again with it, within a week, does nothing."
-                ),
+            "content",
+            content={"type": "string", "minLength": 1, "description": "The text."},
+            key=_KEY,
+            namespace={**_NAMESPACE, "default": "default"},
+            tags={**_TAGS, "description": "Labels that a search can require."},
+            metadata=_METADATA,
+            ttl_s={
+                "type": "number",
+                "exclusiveMinimum": 0,
+                "maximum": 3_153_600_000,
+                "description": "Forget it after that many seconds; without it, never.",
             },
-            ["content"],
+            idempotency_key=_name(256, "Of this one store: the same again with it, within a week, does nothing."),
         ),
-        _object_of({"id": {"type": "string"}, "created": {"type": "boolean"}}, ["id", "created"], closed=False),
-        {"readOnlyHint": False, "destructiveHint": False, "idempotentHint": True},
+        _object_of("id", "created", closed=False, id={"type": "string"}, created=_BOOLEAN),
+        _WRITES,
         _store,
     ),
     Tool(
@@ -191,52 +192,39 @@ _TOOLS = (
         "Find texts by words: those with all words of the query, or else with any of them, the best "
         "and newest first. Any text is a valid query.",
         _object_of(
-            {
-                "query": {"type": "string", "maxLength": 10_000, "description": "Words."},
-                "namespace": {**_NAMESPACE, "description": "Search here only; else everywhere."},
-                "tags": {**_TAGS, "description": "Find only what has all of these labels."},
-                "metadata": {"type": "object", "description": "Find only what has these members with these values."},
-                "since": {**_TIME, "maxLength": 64},
-                "until": {**_TIME, "maxLength": 64},
-                "limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10},
-                "cursor": {
-                    "type": "string",
-                    "maxLength": 128,
-                    "description": "The next_cursor of the same search: go on behind it.",
-                },
+            "query",
+            query={"type": "string", "maxLength": 10_000, "description": "Words."},
+            namespace={**_NAMESPACE, "description": "Search here only; else everywhere."},
+            tags={**_TAGS, "description": "Find only what has all of these labels."},
+            metadata={"type": "object", "description": "Find only what has these members with these values."},
+            since={**_TIME, "maxLength": 64},
+            until={**_TIME, "maxLength": 64},
+            limit={"type": "integer", "minimum": 1, "maximum": 100, "default": 10},
+            cursor={
+                "type": "string",
+                "maxLength": 128,
+                "description": "The next_cursor of the same search: go on behind it.",
             },
-            ["query"],
         ),
         _object_of(
-            {
-                "items": {
-                    "type": "array",
-                    "items": _object_of(
-                        {**_ITEM_SHAPE, "score": {"type": "number", "description": "Higher is better."}},
-                        [*_ITEM_SHAPE, "score"],
-                        closed=False,
-                    ),
-                },
-                "truncated": {"type": "boolean", "description": "True when more was found than fits into one answer."},
-                "next_cursor": {"type": "string", "description": "Where to go on; absent when that was all."},
-                "damaged": {**_IDS, "description": "Items that were found, but are not what was stored."},
-            },
-            ["items", "truncated"],
+            "items",
+            "truncated",
             closed=False,
+            items={"type": "array", "items": _object_of(*_FOUND_SHAPE, closed=False, **_FOUND_SHAPE)},
+            truncated={**_BOOLEAN, "description": "True when more was found than fits into one answer."},
+            next_cursor={"type": "string", "description": "Where to go on; absent when that was all."},
+            damaged={**_IDS, "description": "Items that were found, but are not what was stored."},
         ),
-        {"readOnlyHint": True, "destructiveHint": False, "idempotentHint": True},
+        _READS,
         _search,
     ),
     Tool(
         "cortex_retrieve",
         "Recall one item",
         "Get one item by its id, or by its key in a namespace.",
-        _object_of(
-            {"id": _ID, "key": _KEY, "namespace": {**_NAMESPACE, "description": 'Of a key "default", of an id any.'}},
-            [],
-        ),
-        _object_of(_ITEM_SHAPE, list(_ITEM_SHAPE), closed=False),
-        {"readOnlyHint": True, "destructiveHint": False, "idempotentHint": True},
+        _object_of(id=_ID, key=_KEY, namespace={**_NAMESPACE, "description": 'Of a key "default", of an id any.'}),
+        _object_of(*_ITEM_SHAPE, closed=False, **_ITEM_SHAPE),
+        _READS,
         _retrieve,
     ),
     Tool(
@@ -245,18 +233,11 @@ _TOOLS = (
         "Archive what has expired, and all but the newest of texts that differ in case, spacing or "
         "Unicode form only. Nothing is deleted. Without dry_run = false it only says what it would do.",
         _object_of(
-            {
-                "namespace": {**_NAMESPACE, "description": "Tidy this part only; else all."},
-                "dry_run": {"type": "boolean", "default": True},
-            },
-            [],
+            namespace={**_NAMESPACE, "description": "Tidy this part only; else all."},
+            dry_run={**_BOOLEAN, "default": True},
         ),
-        _object_of(
-            {"archived": _IDS, "kept": _IDS, "dry_run": {"type": "boolean"}},
-            ["archived", "kept", "dry_run"],
-            closed=False,
-        ),
-        {"readOnlyHint": False, "destructiveHint": False, "idempotentHint": True},
+        _object_of("archived", "kept", "dry_run", closed=False, archived=_IDS, kept=_IDS, dry_run=_BOOLEAN),
+        _WRITES,
         _consolidate,
     ),
 )

@@ -32,8 +32,11 @@ from ..control.params import (
     EventParams,
     ExecParams,
     LogParams,
+    StatisticsParams,
+    StatusParams,
     TaskFollowParams,
     TaskListParams,
+    TaskShowParams,
     TaskWaitParams,
 )
 from ..control.results import AgentsChanged, Names, Reloaded, Removed, TaskPage, Teams, Workflows
@@ -376,7 +379,7 @@ class AgentRuntime(Caller, Methods):
         Raises:
             NotFound: there is none, or it has expired.
         """
-        params: dict[str, object] = {"task": task, **({"calls": True} if calls else {})}
+        params = given(TaskShowParams, task=task, calls=calls)
         return await self._connection.ask(Task, "task.show", params, timeout_s=ANSWER_S)
 
     async def list_tasks(
@@ -466,8 +469,7 @@ class AgentRuntime(Caller, Methods):
 
         With `force` also one that saves no state is ended.
         """
-        more = {"force": True} if force else {}
-        return await self._act("agent.hibernate", name, timeout_s=timeout_s, **more)
+        return await self._act("agent.hibernate", name, timeout_s=timeout_s, **({"force": True} if force else {}))
 
     async def wake_agent(self, name: str, *, timeout_s: float | None = None) -> AgentStatus:
         """Starts a hibernated agent from its saved state."""
@@ -498,9 +500,7 @@ class AgentRuntime(Caller, Methods):
         Raises:
             NotFound: a name is unknown, or a glob or the selector matches nothing.
         """
-        params: dict[str, object] = {} if names is None else {"names": list(names)}
-        params |= {} if selector is None else {"selector": selector}
-        params |= {"failed": True} if failed else {}
+        params = given(StatusParams, names=names, selector=selector, failed=failed)
         return await self._connection.ask(Status, "daemon.status", params, timeout_s=ANSWER_S)
 
     async def get_statistics(self, names: Sequence[str] | None = None, *, selector: str | None = None) -> Statistics:
@@ -509,8 +509,7 @@ class AgentRuntime(Caller, Methods):
         Raises:
             NotFound: a name is unknown.
         """
-        params: dict[str, object] = {} if names is None else {"names": list(names)}
-        params |= {} if selector is None else {"selector": selector}
+        params = given(StatisticsParams, names=names, selector=selector)
         return await self._connection.ask(Statistics, "statistics.show", params, timeout_s=ANSWER_S)
 
     async def get_resource_usage(self, name: str | None = None) -> ResourceUsage:
