@@ -96,7 +96,15 @@ class Session:
             if sys.stderr.isatty():  # elsewhere an error stays one line, and has the bound
                 self.note(f"corral: {text}")
 
-        connection = connected(lambda: self.socket, patience_of(self.connect_timeout_s, self._environ), note)
+        return self._entered(connected(lambda: self.socket, patience_of(self.connect_timeout_s, self._environ), note))
+
+    def connect_again(self, patience_s: float) -> "Client":
+        """Returns a connection as `connect`, to a daemon that was lost, once it is back within so many seconds."""
+        from corral.worker.client.sync import await_daemon  # noqa: PLC0415 - start-up time: only where a daemon is lost
+
+        return self._entered(await_daemon(self.socket, patience_s=patience_s))
+
+    def _entered(self, connection: "Client") -> "Client":
         if login := self.login:
             try:
                 connection.call("auth.login", login, timeout_s=ANSWER_S)

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from corral.worker.client.sync import Client, await_daemon
+from corral.worker.client.sync import Client
 from corral.worker.contract.errors import (
     Cancelled,
     CorralError,
@@ -144,7 +144,7 @@ def _submit(session: Session, connection: Client, params: Mapping[str, object]) 
     except (Unreachable, Timeout) as error:
         if "idempotency_key" in params:
             session.note(f"{error.message}; sending it again")
-            with await_daemon(session.socket, patience_s=RECONNECT_S) as again:
+            with session.connect_again(RECONNECT_S) as again:
                 found = again.call("task.submit", params, timeout_s=ANSWER_S)
         else:
             words = f'{error.message}; "corral tasks" shows whether the task was accepted'

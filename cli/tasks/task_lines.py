@@ -5,7 +5,7 @@ import threading
 from functools import partial
 from types import TracebackType
 
-from corral.worker.client.sync import Client, await_daemon
+from corral.worker.client.sync import Client
 from corral.worker.contract.errors import CorralError, Unreachable
 from corral.worker.contract.log_pieces import PieceJoiner
 
@@ -24,7 +24,7 @@ class TaskLines:
     def __init__(self, session: Session, progress: TaskProgress, task: str) -> None:
         self._progress = progress
         self._task = task
-        self._login = session.login
+        self._session = session
         self._after = ""
         self._writer = LogWriter(session, stream=sys.stderr)
         self._connection = session.connect()
@@ -54,10 +54,8 @@ class TaskLines:
 
     def _reconnected(self) -> Client:
         """Returns a connection that goes on behind the last line, once the daemon is back."""
-        connection = await_daemon(self._connection.path, patience_s=RECONNECT_S)
+        connection = self._session.connect_again(RECONNECT_S)
         try:
-            if self._login:
-                connection.call("auth.login", self._login, timeout_s=ANSWER_S)
             params = {"task": self._task, **({"after": self._after} if self._after else {})}
             connection.call("log.follow", params, timeout_s=ANSWER_S)
         except BaseException:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from corral.worker.client.sync import Client, await_daemon
+from corral.worker.client.sync import Client
 from corral.worker.contract.errors import Conflict, InvalidParams, ShuttingDown, Unreachable
 from corral.worker.contract.jsonrpc import Notification
 
@@ -69,7 +69,7 @@ class TaskWait:
             try:
                 if lost_at is not None:
                     patience_s = max(lost_at + RECONNECT_S - time.monotonic(), 0.0)
-                    self._connection = await_daemon(self._session.socket, patience_s=patience_s)
+                    self._connection = self._session.connect_again(patience_s)
                 asked_at = time.monotonic()
                 return self._call(self._method, params, waiting_s(left_s))
             except InvalidParams as error:

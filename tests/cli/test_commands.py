@@ -876,6 +876,17 @@ def test_run_outlives_a_daemon_that_dies_and_comes_back(world: World) -> None:
     assert len(world.daemon.asked("task.submit")) == 1
 
 
+def test_run_has_its_token_and_its_tenant_also_at_a_daemon_that_comes_back(world: World) -> None:
+    world.script(auth_login={}, task_submit=QUEUED, task_wait=silent)
+    with world.begin("run", "echo", "x", "--token", "secret", "--tenant", "acme") as process:
+        world.heard("task.wait")
+        world.daemon.die()
+        with ScriptedDaemon(world.path, {"auth.login": {}, "task.wait": TASK}) as back:
+            process.communicate(timeout=BOUND_S)
+    assert back.calls[0] == ("auth.login", {"token": "secret", "tenant": "acme"})
+    assert [method for method, _ in back.calls] == ["auth.login", "task.wait"]
+
+
 def test_the_lines_of_a_task_go_on_behind_the_last_one_when_the_daemon_is_back(world: World) -> None:
     def told(text: str, end: bool) -> Script:
         def follow(caller: Caller, params: dict[str, object]) -> object:
