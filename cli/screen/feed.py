@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from corral.worker.client.async_ import Connection
+from corral.worker.client.async_ import Connection, Endpoint
 from corral.worker.contract.errors import CorralError, Unreachable
 from corral.worker.contract.jsonrpc import Notification
 from corral.worker.contract.log_pieces import PieceJoiner
@@ -39,16 +39,9 @@ class Feed:
     """Fills a snapshot from a daemon."""
 
     def __init__(
-        self,
-        path: str,
-        login: Record,
-        params: Record,
-        interval_s: float,
-        snapshot: Snapshot,
-        changed: Callable[[], None],
+        self, daemon: Endpoint, params: Record, interval_s: float, snapshot: Snapshot, changed: Callable[[], None]
     ) -> None:
-        self._path = path
-        self._login = login
+        self._daemon = daemon
         self._params = params
         self._interval_s = interval_s
         self._snapshot = snapshot
@@ -77,7 +70,7 @@ class Feed:
 
     async def _serve(self) -> None:
         """Serves until the connection ends."""
-        async with await self._open(self._notified) as connection:
+        async with await Connection.open(self._daemon, on_notification=self._notified) as connection:
             me = render.as_record(await connection.call("auth.whoami", {}, timeout_s=ANSWER_S))
             self._snapshot.rights = word(me, "rights")
             await connection.call("event.follow", {"types": EVENTS}, timeout_s=ANSWER_S)
@@ -98,8 +91,9 @@ class Feed:
                 await asyncio.wait({gone}, timeout=max(next_at - loop.time(), 0.0))
         finally:
             gone.cancel()
-        text = f'cannot reach the daemon at "{self._path}": it has closed the connection'
-        raise Unreachable(text, socket=self._path, reason="closed")
+        path = self._daemon.path
+        text = f'cannot reach the daemon at "{path}": it has closed the connection'
+        raise Unreachable(text, socket=path, reason="closed")
 
     async def _refresh(self, connection: Connection) -> None:
         status = await connection.call("daemon.status", self._params, timeout_s=ANSWER_S)
@@ -124,16 +118,6 @@ class Feed:
         changes = [self._snapshot.take_event(e) for e in inners(notification.params, "events")]
         if any(changes):
             self._changed()
-
-    async def _open(self, on_notification: Callable[[Notification], None]) -> Connection:
-        connection = await Connection.open(self._path, on_notification=on_notification)
-        if self._login:
-            try:
-                await connection.call("auth.login", self._login, timeout_s=ANSWER_S)
-            except BaseException:
-                await connection.close()
-                raise
-        return connection
 
     # -- the log lines and tasks of a view
 
@@ -171,7 +155,7 @@ class Feed:
 
         while True:
             try:
-                async with await self._open(notified) as connection:
+                async with await Connection.open(self._daemon, on_notification=notified) as connection:
                     params = _tasks_of(view) or {}
                     if view.page == "agent":
                         await self._read_history(connection, view.agent)

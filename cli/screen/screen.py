@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from corral.worker.client.async_ import Endpoint
+
 from ..console import ANSWER_S, Session
 from ..render import Record
 from .feed import Feed
@@ -37,7 +39,8 @@ def show(session: Session, params: Record, interval_s: float, order: str) -> boo
     is_descending = DEFAULT_SORTS["agents"].is_descending and order != "name"
     view = View(sorts={"agents": Sort(SORTS[order], is_descending)})
     with Terminal(has_colours=session.colours) as terminal:
-        screen = Screen(terminal, session.socket, session.login, params, interval_s, view)
+        daemon = Endpoint(session.socket, session.token, session.tenant)
+        screen = Screen(terminal, daemon, params, interval_s, view)
         ended_by = asyncio.run(screen.run())
     if ended_by is not None:
         signal.signal(ended_by, signal.SIG_DFL)
@@ -48,9 +51,7 @@ def show(session: Session, params: Record, interval_s: float, order: str) -> boo
 class Screen:
     """Holds the view, and repaints it after each change."""
 
-    def __init__(
-        self, terminal: Terminal, path: str, login: dict[str, object], params: Record, interval_s: float, view: View
-    ) -> None:
+    def __init__(self, terminal: Terminal, daemon: Endpoint, params: Record, interval_s: float, view: View) -> None:
         self._terminal = terminal
         self._snapshot = Snapshot()
         self._changed = asyncio.Event()
@@ -62,7 +63,7 @@ class Screen:
         self._has_keys = asyncio.Event()
         self._message = ""
         self._message_until = 0.0
-        self._feed = Feed(path, login, params, interval_s, self._snapshot, self._changed.set)
+        self._feed = Feed(daemon, params, interval_s, self._snapshot, self._changed.set)
 
     async def run(self) -> int | None:
         """Runs until the user quits; returns the signal that has ended it, if one has."""
