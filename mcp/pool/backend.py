@@ -1,7 +1,7 @@
 """Defines the interface of an MCP server's processes that the pool needs; `supervisor.agents` implements it."""
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from corral.worker.contract.errors import CorralError
 
@@ -10,6 +10,26 @@ from ..upstream.session import Session
 from .placement import Phase, Share
 
 Concurrency = Literal["auto", "serial", "parallel"]
+
+
+class Settings(NamedTuple):
+    """Holds what the configuration says of the calls of a server."""
+
+    concurrency: Concurrency
+    """Whether calls may overlap."""
+    share: Share
+    """Unit that has processes of its own."""
+    spares: int
+    """Number of processes held in reserve."""
+    request_timeout_s: float
+    """Seconds for requests without a timeout."""
+    max_request_timeout_s: float
+    max_retries: int
+    """Number of retries of a call that is safe to repeat, when the server dies."""
+    max_calls_per_minute: int
+    """Number of requests a minute; 0 is no limit."""
+    denied_tools: Sequence[str]
+    """Patterns of tools that are hidden from all callers."""
 
 
 class Process(Protocol):
@@ -67,48 +87,13 @@ class Backend(Protocol):
         ...
 
     @property
-    def concurrency(self) -> Concurrency:
-        """Returns the configured policy for overlapping calls."""
-        ...
-
-    @property
-    def share(self) -> Share:
-        """Returns the unit that has processes of its own."""
-        ...
-
-    @property
-    def spares(self) -> int:
-        """Returns the number of processes held in reserve."""
+    def settings(self) -> Settings:
+        """Returns its present settings."""
         ...
 
     @property
     def max_processes(self) -> int:
         """Returns the maximum number of processes, spares included."""
-        ...
-
-    @property
-    def request_timeout_s(self) -> float:
-        """Returns the timeout of requests without one, in seconds."""
-        ...
-
-    @property
-    def max_request_timeout_s(self) -> float:
-        """Returns the maximum timeout of all requests, in seconds."""
-        ...
-
-    @property
-    def max_retries(self) -> int:
-        """Returns the number of retries of a call that is safe to repeat, when the server dies."""
-        ...
-
-    @property
-    def max_calls_per_minute(self) -> int:
-        """Returns the maximum number of requests a minute; 0 is no limit."""
-        ...
-
-    @property
-    def denied_tools(self) -> Sequence[str]:
-        """Returns the patterns of tools that are hidden from all callers."""
         ...
 
     @property

@@ -189,13 +189,13 @@ class Dispatcher:
         return self._use(slots, decision, sharer) if isinstance(decision, Use) else None
 
     def _decide(self, slots: Sequence[Slot], sharer: str | None, is_shared: bool) -> Decision:
-        backend = self.backend
+        settings = self.backend.settings
         return choose(
             [slot.place(is_shared) for slot in slots],
-            share=backend.share,
+            share=settings.share,
             sharer=sharer or "",
-            spares=backend.spares,
-            maximum=backend.max_processes,
+            spares=settings.spares,
+            maximum=self.backend.max_processes,
         )
 
     def _use(self, slots: Sequence[Slot], decision: Use, sharer: str | None) -> Slot | None:
@@ -215,7 +215,7 @@ class Dispatcher:
         backend = self.backend
         name = backend.name
         if deadline is None:
-            deadline = asyncio.get_running_loop().time() + backend.request_timeout_s
+            deadline = asyncio.get_running_loop().time() + backend.settings.request_timeout_s
         while True:
             backend.check()
             slots = self.slots
@@ -292,14 +292,14 @@ class Dispatcher:
     def check_rate(self) -> float:
         """Counts a request towards `max_calls_per_minute`; returns the seconds to wait if it exceeds the limit, else 0."""
         now = asyncio.get_running_loop().time()
-        limit = self.backend.max_calls_per_minute
+        limit = self.backend.settings.max_calls_per_minute
         self.allowance, wait_s = allow(self.allowance, limit, now)
         return wait_s
 
     @property
     def used(self) -> int:
         """Returns the number of requests that count towards `max_calls_per_minute` now."""
-        limit = self.backend.max_calls_per_minute
+        limit = self.backend.settings.max_calls_per_minute
         if self.allowance is None or not limit:
             return 0
         now = asyncio.get_running_loop().time()
@@ -313,7 +313,7 @@ class Dispatcher:
         At the deadline the cause of the failed start, if known, is raised in place of the timeout.
         """
         self.backend.check()
-        limit_s = self.backend.request_timeout_s
+        limit_s = self.backend.settings.request_timeout_s
         if deadline is None and is_backing_off(process):
             deadline = asyncio.get_running_loop().time() + limit_s
         if late is None:

@@ -70,7 +70,7 @@ class Target(NamedTuple):
     @property
     def is_shared(self) -> bool:
         """Returns True if it may run concurrently with other shared requests."""
-        return may_overlap(self.tool, self.entry.backend.concurrency)
+        return may_overlap(self.tool, self.entry.backend.settings.concurrency)
 
 
 class Pool:
@@ -92,7 +92,7 @@ class Pool:
         if backend.name in self._entries:
             raise Conflict(f'cannot add MCP server "{backend.name}": the name is taken')
         self._entries[backend.name] = Dispatcher(backend)
-        self._directory.put(backend.name, backend.catalogue, backend.denied_tools, backend.share)
+        self._directory.put(backend.name, backend.catalogue, backend.settings.denied_tools, backend.settings.share)
         known = backend.catalogue.is_known
         self._notify(self._directory.of(backend.name).differs(Catalogue()) if known else KINDS)
 
@@ -113,7 +113,7 @@ class Pool:
         if entry is not None:
             backend = entry.backend
             earlier = self._directory.of(name)
-            facts = (backend.catalogue, backend.denied_tools, backend.share)
+            facts = (backend.catalogue, backend.settings.denied_tools, backend.settings.share)
             self._notify(self._directory.put(name, *facts))
             if earlier is not backend.catalogue:
                 self._validators.forget(earlier.tools)
@@ -134,13 +134,13 @@ class Pool:
     def end(self, sharer: str) -> None:
         """Ends the processes that this agent or client has alone; a later call starts them again."""
         for entry in self._entries.values():
-            if entry.backend.share == "agent":
+            if entry.backend.settings.share == "agent":
                 entry.end(sharer)
 
     def end_tenant(self, tenant: str) -> None:
         """Ends the processes that this tenant has alone; a later call starts them again."""
         for entry in self._entries.values():
-            if entry.backend.share == "tenant":
+            if entry.backend.settings.share == "tenant":
                 entry.end(tenant)
 
     async def close(self) -> None:
@@ -360,17 +360,17 @@ class Pool:
             target = Target(self._entries[server], str(name), {**params, "name": tool.name}, tool)
         else:
             target = await self._resolve(method, params, access, deadline)
-        entry = target.entry
-        if timeout_s is not None and timeout_s > entry.backend.max_request_timeout_s:
+        entry, settings = target.entry, target.entry.backend.settings
+        if timeout_s is not None and timeout_s > settings.max_request_timeout_s:
             assert deadline is not None, "a timeout implies a deadline"
-            deadline -= timeout_s - entry.backend.max_request_timeout_s
-            timeout_s = entry.backend.max_request_timeout_s
+            deadline -= timeout_s - settings.max_request_timeout_s
+            timeout_s = settings.max_request_timeout_s
         entry.calls += 1
         has_failed = True
         try:
             if target.tool is not None:
                 self._check_arguments(target)
-            if entry.backend.max_calls_per_minute:
+            if settings.max_calls_per_minute:
                 self._check_rate(entry)
             result = await self._run(target, method, caller, deadline, timeout_s)
             has_failed = result.get("isError") is True
@@ -394,7 +394,7 @@ class Pool:
             entry.is_refusing = False
             return
         entry.refused += 1
-        name, limit = entry.backend.name, entry.backend.max_calls_per_minute
+        name, limit = entry.backend.name, entry.backend.settings.max_calls_per_minute
         if not entry.is_refusing:
             entry.is_refusing = True
             if self._on_refused is not None:
@@ -413,10 +413,11 @@ class Pool:
         """Sends a request to a process, and retries it where that is safe and useful."""
         entry = target.entry
         is_shared = target.is_shared
-        sharer = _sharer(entry.backend.share, caller)
+        settings = entry.backend.settings
+        sharer = _sharer(settings.share, caller)
         attempt = 0
 
-        limit_s = entry.backend.request_timeout_s if timeout_s is None else timeout_s
+        limit_s = settings.request_timeout_s if timeout_s is None else timeout_s
 
         def late() -> Timeout:
             return too_late(target.name, limit_s)
@@ -447,20 +448,20 @@ class Pool:
                         target.tool,
                         timeout_s=left_s,
                         caller=caller,
-                        limits_s=(backend.request_timeout_s, backend.max_request_timeout_s),
+                        limits_s=(backend.settings.request_timeout_s, backend.settings.max_request_timeout_s),
                     )
                 finally:
                     gate.leave(is_shared)
             except ToolFailed as error:
                 attempt += 1
-                if not may_retry(target.tool, error, attempt, entry.backend.max_retries):
+                if not may_retry(target.tool, error, attempt, entry.backend.settings.max_retries):
                     raise
                 entry.retries += 1
             finally:
                 entry.release(slot)
 
     async def _wait_for_turn(self, gate: Gate, target: Target, deadline: float | None, timeout_s: float | None) -> None:
-        limit_s = target.entry.backend.request_timeout_s if timeout_s is None else timeout_s
+        limit_s = target.entry.backend.settings.request_timeout_s if timeout_s is None else timeout_s
         if deadline is None:
             deadline = asyncio.get_running_loop().time() + limit_s
         await within(deadline, gate.wait(target.is_shared), lambda: too_late(target.name, limit_s))
@@ -476,7 +477,7 @@ class Pool:
         """
         target = await self._resolve(READ, {"uri": uri}, access)
         backend = target.entry.backend
-        key = (backend.name, str(target.params["uri"]), _sharer(backend.share, caller))
+        key = (backend.name, str(target.params["uri"]), _sharer(backend.settings.share, caller))
         return await self._subscribers.subscribe(key, lambda: on_updated(uri))
 
     async def _connect(self, server: str, sharer: str | None) -> tuple[Process, Callable[[], None]]:

@@ -8,8 +8,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from corral.mcp.pool.backend import Concurrency
-from corral.mcp.pool.placement import Phase, Share
+from corral.mcp.pool.backend import Settings
+from corral.mcp.pool.placement import Phase
 from corral.mcp.pool.pool import Pool
 from corral.mcp.protocol.catalog import Catalogue
 from corral.mcp.upstream.session import Session
@@ -163,19 +163,12 @@ class McpServer:
         return self._agent.name
 
     @property
-    def concurrency(self) -> Concurrency:
-        """Returns how its calls may overlap: auto, serial or parallel."""
-        return self._agent.spec.concurrency
-
-    @property
-    def share(self) -> Share:
-        """Returns the scope in which callers share its processes."""
-        return self._agent.spec.share
-
-    @property
-    def spares(self) -> int:
-        """Returns the number of processes in reserve."""
-        return self._agent.spec.spares
+    def settings(self) -> Settings:
+        """Returns what its specification says of its calls."""
+        spec, mcp = self._agent.spec, self._agent.spec.mcp
+        timeouts_s = (mcp.request_timeout, mcp.max_request_timeout)
+        calls = (mcp.max_retries, spec.max_calls_per_minute)
+        return Settings(spec.concurrency, spec.share, spec.spares, *timeouts_s, *calls, spec.denied_tools)
 
     @property
     def max_processes(self) -> int:
@@ -185,31 +178,6 @@ class McpServer:
         if most > present and (bound := self._control.registry.workers_max(spec.name)) is not None:
             most = min(most, bound)
         return max(most, present)
-
-    @property
-    def request_timeout_s(self) -> float:
-        """Returns the default limit of seconds for an answer."""
-        return self._agent.spec.mcp.request_timeout
-
-    @property
-    def max_request_timeout_s(self) -> float:
-        """Returns the largest limit of seconds for an answer."""
-        return self._agent.spec.mcp.max_request_timeout
-
-    @property
-    def max_retries(self) -> int:
-        """Returns the number of retries of a call that is safe to repeat."""
-        return self._agent.spec.mcp.max_retries
-
-    @property
-    def max_calls_per_minute(self) -> int:
-        """Returns the number of requests at a time; 0 for no limit."""
-        return self._agent.spec.max_calls_per_minute
-
-    @property
-    def denied_tools(self) -> Sequence[str]:
-        """Returns the patterns of hidden tools."""
-        return self._agent.spec.denied_tools
 
     @property
     def catalogue(self) -> Catalogue:

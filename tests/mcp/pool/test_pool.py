@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
-from corral.mcp.pool.backend import Concurrency
+from corral.mcp.pool.backend import Concurrency, Settings
 from corral.mcp.pool.directory import Directory, name_seen, near_names
 from corral.mcp.pool.gate import Gate
 from corral.mcp.pool.placement import Phase, Share
@@ -621,6 +621,9 @@ class PlayedProcess:
         return self.backend.trouble
 
 
+SETTINGS = Settings("auto", "all", 0, BOUND_S, 10 * BOUND_S, 3, 0, ())
+
+
 class PlayedBackend:
     def __init__(
         self,
@@ -632,15 +635,9 @@ class PlayedBackend:
         **options: Any,
     ) -> None:
         self.name = name
-        self.concurrency: Concurrency = options.get("concurrency", "auto")
-        self.share: Share = options.get("share", "all")
-        self.spares: int = options.get("spares", 0)
         self.max_processes: int = options.get("max_processes", 1)
-        self.request_timeout_s: float = options.get("request_timeout_s", BOUND_S)
-        self.max_request_timeout_s: float = options.get("max_request_timeout_s", 10 * BOUND_S)
-        self.max_retries: int = options.get("max_retries", 3)
-        self.max_calls_per_minute: int = options.get("max_calls_per_minute", 0)
-        self.denied_tools: Sequence[str] = options.get("denied_tools", ())
+        known = {key: value for key, value in options.items() if key in Settings._fields}
+        self.settings = SETTINGS._replace(**known)
         self.play = play or self.echo
         self.failure: CorralError | None = None
         self.trouble: CorralError | None = None
@@ -1000,7 +997,7 @@ def test_a_changed_list_is_seen_at_once_and_told_by_its_kind() -> None:
         assert told == ["tools"]
         backend.list()
         assert told == ["tools"], "it lists the same"
-        backend.denied_tools = ("u",)
+        backend.settings = backend.settings._replace(denied_tools=("u",))
         backend.list()
         assert pool.tools() == []
         assert told == ["tools", "tools"]

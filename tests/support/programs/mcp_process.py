@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from corral.mcp.pool.backend import Concurrency
-from corral.mcp.pool.placement import Phase, Share
+from corral.mcp.pool.backend import Concurrency, Settings
+from corral.mcp.pool.placement import Phase
 from corral.mcp.pool.pool import Pool
 from corral.mcp.protocol.catalog import Catalogue
 from corral.mcp.upstream.session import Session
@@ -88,7 +88,9 @@ class ServerProcess:
         async with self._lock:
             if self.session is None:
                 backend = self.backend
-                session = Session(backend.name, request_timeout_s=backend.request_timeout_s, client_version="0")
+                session = Session(
+                    backend.name, request_timeout_s=backend.settings.request_timeout_s, client_version="0"
+                )
                 process, read_fd, write_fd = spawn(backend.command)
                 backend.started.append(process)
                 await session.open(read_fd, write_fd, timeout_s=BOUND_S)
@@ -122,11 +124,7 @@ class ServerProcess:
 class ProcessBackend:
     """A backend as the daemon has one, without policy: one process."""
 
-    share: Share = "all"
-    spares = 0
     max_processes = 1
-    max_calls_per_minute = 0
-    denied_tools = ()
 
     def __init__(
         self,
@@ -139,10 +137,7 @@ class ProcessBackend:
     ) -> None:
         self.name = name
         self.command = command
-        self.concurrency: Concurrency = concurrency
-        self.request_timeout_s = request_timeout_s
-        self.max_request_timeout_s = 10 * BOUND_S
-        self.max_retries = max_retries
+        self.settings = Settings(concurrency, "all", 0, request_timeout_s, 10 * BOUND_S, max_retries, 0, ())
         self.catalogue = Catalogue()
         self.busy = False
         self.pool: Pool | None = None
