@@ -13,6 +13,7 @@ from corral.mcp.pool.placement import Phase
 from corral.mcp.pool.pool import Pool
 from corral.mcp.protocol.catalog import Catalogue
 from corral.mcp.upstream.session import Session
+from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.workers.lifecycle.state_machine import ASKED_FOR, UP, State, Stop, Worked, Worker
 from corral.supervisor.workers.supervision.line import McpLine
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
@@ -153,6 +154,8 @@ class McpServer:
     def __init__(self, agent: Agent, control: ServerControl) -> None:
         self._agent = agent
         self._control = control
+        self._settings_of = agent.spec
+        self._settings = _settings(agent.spec)
         self._processes: tuple[ServerProcess, ...] = ()
         self._supervisors: list[WorkerSupervisor] = []
         """Supervisors of `_processes`, in the same order."""
@@ -165,10 +168,10 @@ class McpServer:
     @property
     def settings(self) -> Settings:
         """Returns what its specification says of its calls."""
-        spec, mcp = self._agent.spec, self._agent.spec.mcp
-        timeouts_s = (mcp.request_timeout, mcp.max_request_timeout)
-        calls = (mcp.max_retries, spec.max_calls_per_minute)
-        return Settings(spec.concurrency, spec.share, spec.spares, *timeouts_s, *calls, spec.denied_tools)
+        if self._settings_of is not self._agent.spec:  # once for each specification: a call asks several times
+            self._settings_of = self._agent.spec
+            self._settings = _settings(self._settings_of)
+        return self._settings
 
     @property
     def max_processes(self) -> int:
@@ -256,3 +259,9 @@ def _has_given_up(worker: Worker) -> bool:
     last = worker.last_exit
     is_at_rest = worker.state is State.TERMINATED and worker.resume_at is None
     return is_at_rest and last is not None and last.result == "restart-limit"
+
+
+def _settings(spec: Spec) -> Settings:
+    timeouts_s = (spec.mcp.request_timeout, spec.mcp.max_request_timeout)
+    calls = (spec.mcp.max_retries, spec.max_calls_per_minute)
+    return Settings(spec.concurrency, spec.share, spec.spares, *timeouts_s, *calls, spec.denied_tools)
