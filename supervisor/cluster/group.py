@@ -3,17 +3,19 @@
 import importlib.util
 import socket
 
-from corral.supervisor.agents.membership.agents import Agents
+from corral.supervisor.agents.group import AgentsGroup
 from corral.supervisor.config.declared.cluster import ClusterSettings, node_name
 from corral.supervisor.config.decoding.values import Refused
-from corral.supervisor.records.memory.sessions import Memory
 from corral.supervisor.tasks.group import TasksGroup
+from corral.supervisor.workers.group import WorkersGroup
 from corral.worker.contract.errors import InvalidParams
 
 from .placed.node import ClusterNode
 
 
-def make_cluster(settings: ClusterSettings, agents: Agents, tasks: TasksGroup, memory: Memory) -> ClusterNode:
+def make_cluster(
+    settings: ClusterSettings, workers: WorkersGroup, agents: AgentsGroup, tasks: TasksGroup
+) -> ClusterNode:
     """Makes the node, which tasks, memory and checkpoints ask from now on; it has not joined yet."""
     if importlib.util.find_spec(settings.engine) is None:
         raise InvalidParams(
@@ -22,7 +24,7 @@ def make_cluster(settings: ClusterSettings, agents: Agents, tasks: TasksGroup, m
             key="cluster.engine",
             extra=settings.engine,
         )
-    host, secrets = socket.gethostname(), agents.shared.host.secrets
+    host, secrets = socket.gethostname(), workers.host.secrets
     try:
         name = node_name(settings, host)
     except Refused as refused:
@@ -33,8 +35,8 @@ def make_cluster(settings: ClusterSettings, agents: Agents, tasks: TasksGroup, m
     def token() -> str:
         return secrets.expand({"token": settings.token}, "cluster", "key")["token"]
 
-    node = ClusterNode(settings, name, token, agents, tasks, memory)
-    agents.shared.checkpoints.carry_by(node.carried)
-    memory.key_values.carry_by(node.carried)
+    node = ClusterNode(settings, name, token, workers, agents, tasks)
+    workers.checkpoints.carry_by(node.carried)
+    agents.memory.key_values.carry_by(node.carried)
     tasks.cluster.join(node.runner, node.budgets, node.schedules)
     return node

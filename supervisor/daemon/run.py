@@ -24,12 +24,12 @@ from corral.supervisor.records.backup.adoption import adopt
 from corral.supervisor.records.logs.daemon_log import DaemonLog
 from corral.worker.contract.errors import CorralError
 
-from .composition.faces import figures_of, make_listener, make_services
+from .composition.faces import export_figures, make_listener, make_services
+from .composition.groups import Groups, make_groups, start_launcher
 from .composition.life import Room, close, life_of, load, start
 from .composition.method_table import ApiGroup, make_api
-from .composition.rooms import Rooms
 from .host.end_signal import EndSignal
-from .host.installation import Paths, raise_descriptor_limit, read_config
+from .host.installation import Paths, built_in, raise_descriptor_limit, read_config
 from .host.lifeline import Lifeline
 from .host.self_checks import SelfChecks
 from .host.service_manager import ServiceManager
@@ -78,15 +78,17 @@ async def run(
         if store is None:
             return
         stack.push_async_callback(store.close)
-        rooms = await Rooms.compose(config, paths, daemon_log, store, stack)
-        await _Daemon(rooms, life_of(rooms, end.is_urgent), end).serve(lock, started, manager)
+        groups = await make_groups(config, paths, daemon_log, store, stack)
+        memory_server = built_in(config, paths, groups.workers.host.default_user)
+        await start_launcher(groups, stack)
+        await _Daemon(groups, life_of(groups, memory_server, end.is_urgent), end).serve(lock, started, manager)
 
 
 class _Daemon:
     """Serves with the rooms of a running daemon."""
 
-    def __init__(self, rooms: Rooms, life: Sequence[Room], end: EndSignal) -> None:
-        self._rooms = rooms
+    def __init__(self, groups: Groups, life: Sequence[Room], end: EndSignal) -> None:
+        self._groups = groups
         self._life = life
         self._end = end
         self._reloading: set[asyncio.Task[None]] = set()
@@ -96,19 +98,19 @@ class _Daemon:
         await load(self._life)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-        services = make_services(self._rooms)
-        api = make_api(self._rooms, started, services)
-        services.listen_by(partial(_service_opener, self._rooms, api))
-        listener = make_listener(self._rooms, api.control, lock)
+        services = make_services(self._groups)
+        api = make_api(self._groups, started, services)
+        services.listen_by(partial(_service_opener, self._groups, api))
+        listener = make_listener(self._groups, api.control, lock)
         web = await self._open_web(api)
         listener.open()
         running = [
             self._beat(manager),
-            self._rooms.daemon_log.keep_up(),
-            expire(self._life, self._rooms.memory_expiry, self._rooms.in_force),
+            self._groups.daemon_log.keep_up(),
+            expire(self._life, self._groups.agents.memory_expiry, self._groups.records.in_force),
             *[room.run() for room in self._life if room.run is not None],
             services.run(),
-            self._rooms.exports.figures(figures_of(self._rooms, api), self._rooms.in_force),
+            export_figures(self._groups, api),
         ]
         chores = [loop.create_task(each) for each in running]
         try:
@@ -117,13 +119,13 @@ class _Daemon:
                 start(self._life)
             await services.open()
             manager.notify("READY=1")
-            facts = {"pid": os.getpid(), "socket": str(self._rooms.paths.socket)}
+            facts = {"pid": os.getpid(), "socket": str(self._groups.paths.socket)}
             logger.info("ready", extra={"fields": facts})
             await self._end.is_wanted.wait()
-            self._rooms.audit.add(daemon_record("daemon.stop"))
+            self._groups.records.audit.add(daemon_record("daemon.stop"))
             manager.notify("STOPPING=1")
             logger.info("stopping")
-            self._rooms.shared.bus.publish("daemon.stopping")
+            self._groups.records.bus.publish("daemon.stopping")
             await close(self._life)
         finally:
             for chore in chores:
@@ -136,11 +138,11 @@ class _Daemon:
 
     async def _open_web(self, api: ApiGroup) -> "HttpServer | None":
         """Serves HTTP, if that is wanted."""
-        if self._rooms.config.daemon.http is None:
+        if self._groups.config.daemon.http is None:
             return None
         from .composition.web import open_web  # noqa: PLC0415  # aiohttp costs 16 MB: only who wants HTTP pays
 
-        return await open_web(self._rooms, api, self._end.is_wanted.is_set)
+        return await open_web(self._groups, api, self._end.is_wanted.is_set)
 
     def _on_hangup(self) -> None:
         task = asyncio.get_running_loop().create_task(self._reload())
@@ -151,46 +153,44 @@ class _Daemon:
         """Reloads after SIGHUP; the result is in the daemon's log. Asyncio does not give the sender."""
         record = daemon_record("daemon.reload") | {"who": {"signal": "SIGHUP"}}
         try:
-            await self._rooms.audit.require("reload")
-            planned = await self._rooms.agents.reload.adopt(read_config(self._rooms.paths.config), dry_run=False)
+            await self._groups.records.audit.require("reload")
+            planned = await self._groups.agents.agents.reload.adopt(
+                read_config(self._groups.paths.config), dry_run=False
+            )
             logger.info("reloaded", extra={"fields": asdict(planned)})
             changes = {key: value for key, value in asdict(planned).items() if key != "keys"}
-            self._rooms.audit.add({**record, "told": changes})
+            self._groups.records.audit.add({**record, "told": changes})
         except CorralError as error:
             logger.error("%s", "; ".join(error.messages))
-            self._rooms.shared.bus.publish("config.refused", reason=error.message)
-            self._rooms.audit.add({**record, "result": error.name, "code": error.code})
+            self._groups.records.bus.publish("config.refused", reason=error.message)
+            self._groups.records.audit.add({**record, "result": error.name, "code": error.code})
 
     def _announce(self) -> None:
         """Publishes and records the start; `unclean` where the last tool calls before may not be recorded."""
-        shared = self._rooms.shared
-        was_clean = shared.event_history.was_clean
-        shared.bus.publish("daemon.started", generation=shared.generation, version=__version__, clean=was_clean)
-        names = list(self._rooms.agents.agents)
-        self._rooms.audit.add(
+        records = self._groups.records
+        was_clean, generation = records.history.was_clean, records.store.generation
+        records.bus.publish("daemon.started", generation=generation, version=__version__, clean=was_clean)
+        names = list(self._groups.agents.agents.agents)
+        self._groups.records.audit.add(
             daemon_record(
-                "daemon.start",
-                names=names[:MAX_NAMES],
-                agents=len(names),
-                generation=shared.generation,
-                unclean=not was_clean,
+                "daemon.start", names=names[:MAX_NAMES], agents=len(names), generation=generation, unclean=not was_clean
             )
         )
 
     async def _beat(self, manager: ServiceManager) -> None:
         """Feeds the watchdog by the mere turning of the loop: a full disk or a stalled store is no reason to die."""
-        shared = self._rooms.shared
-        checks = SelfChecks(shared.store, shared.logs, shared.bus, self._rooms.agents.registry)
+        records, stall_clock = self._groups.records, self._groups.workers.shared.stall_clock
+        checks = SelfChecks(records.store, records.logs, records.bus, self._groups.agents.agents.registry)
         while True:
             if manager.is_watching:
                 manager.notify("WATCHDOG=1")
-            shared.stall_clock.floor()
+            stall_clock.floor()
             checks.check()
             await asyncio.sleep(BEAT_S)
 
 
-def _service_opener(rooms: Rooms, api: ApiGroup) -> "Listen":
+def _service_opener(groups: Groups, api: ApiGroup) -> "Listen":
     """Returns what opens the services of agents, teams and workflows over HTTP."""
     from .composition.web import service_opener  # noqa: PLC0415  # as in `_open_web`
 
-    return service_opener(rooms, api.control)
+    return service_opener(groups, api.control)

@@ -1,14 +1,12 @@
 """Makes what passes calls of models on: the gateway, what decides about its calls, and what gives workers access to it."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.machine.isolation.levels import MODEL_PORT
-from corral.supervisor.records.store.gathered import Gathered
-from corral.supervisor.records.telemetry.tracing import Tracing
+from corral.supervisor.records.group import RecordsGroup
 from corral.supervisor.tasks.group import TasksGroup
-from corral.supervisor.workers.supervision.shared import Shared
+from corral.supervisor.workers.group import WorkersGroup
 
 from .desk.access import ModelAccess
 from .desk.desk import ModelDesk
@@ -33,18 +31,18 @@ class ModelsGroup:
     listing: ModelListing
 
 
-def make_models(
-    shared: Shared, gathered: Gathered, tracing: Tracing, agents: Agents, tasks: TasksGroup, state_dir: Path
-) -> ModelsGroup:
+def make_models(records: RecordsGroup, workers: WorkersGroup, agents: Agents, tasks: TasksGroup) -> ModelsGroup:
     """Makes the gateway of one daemon and what decides about its calls, whose usage counts for its tasks."""
+    store, gathered, host = records.store, records.gathered, workers.host
     keys, registry, under_way = Keys(), agents.registry, CallsUnderWay()
-    ledger = Ledger(shared.store, gathered)
-    journals = Journals(state_dir / "model-calls", shared.store, gathered, shared.generation)
-    desk = ModelDesk(keys, agents, tasks.accounting, ledger, journals, under_way, tracing)
-    endpoints = ModelEndpoints(registry, shared.host.secrets)
-    gateway = ModelGateway(shared.launcher, shared.host, shared.generation, desk, endpoints)
-    shared.launcher.serve(MODEL_PORT, gateway)
-    shared.host.before_launch(ModelAccess(keys, registry, gateway).given)
+    ledger = Ledger(store, gathered)
+    journals = Journals(records.state_dir / "model-calls", store, gathered, store.generation)
+    desk = ModelDesk(keys, agents, tasks.accounting, ledger, journals, under_way, records.tracing)
+    endpoints = ModelEndpoints(registry, host.secrets)
+    gateway = ModelGateway(workers.launcher, host, store.generation, desk, endpoints)
+    workers.launcher.serve(MODEL_PORT, gateway)
+    records.in_force.subscribe(lambda _: gateway.refresh())
+    host.before_launch(ModelAccess(keys, registry, gateway).given)
     listing = ModelListing(registry, endpoints, desk, gateway)
     measured = MeasuredCalls(gateway, desk, under_way, tasks.tasks.records)
     tasks.accounting.measure_with(measured)

@@ -2,16 +2,11 @@
 
 from dataclasses import dataclass
 
-from corral.mcp.pool.pool import Pool
-from corral.supervisor.agents.demand.hibernation import Hibernation
-from corral.supervisor.agents.membership.agents import Agents
-from corral.supervisor.records.audit.log import Audit
-from corral.supervisor.records.store.gathered import Gathered
-from corral.supervisor.records.telemetry.tracing import Tracing
-from corral.supervisor.tenants.quotas.task_limits import TaskLimits
-from corral.supervisor.tenants.quotas.turns import CallTurns
-from corral.supervisor.workers.supervision.limit_enforcer import LimitEnforcer
-from corral.supervisor.workers.supervision.shared import Shared
+from corral.supervisor.agents.group import AgentsGroup
+from corral.supervisor.records.group import RecordsGroup
+from corral.supervisor.records.telemetry.tracing import Tracer
+from corral.supervisor.tenants.group import TenantsGroup
+from corral.supervisor.workers.group import WorkersGroup
 from corral.worker.contract.records import TaskKind
 
 from .run.accounting import Accounting
@@ -22,12 +17,13 @@ from .run.cluster import Cluster
 from .run.composite import CompositeRunner
 from .run.dispatcher import Dispatcher, TaskRunner
 from .run.endings import Endings
-from .run.executor import Executor, Sessions
+from .run.executor import Executor
 from .run.jobs import JobRunner
 from .run.metering import TaskMeters
 from .run.record_writer import RecordWriter
 from .run.recovery import Recovery
 from .run.routing import Routing
+from .run.smoke import smoke_of
 from .run.submission import Submission
 from .run.task_rules import TaskRules
 from .run.tasks import Tasks
@@ -35,8 +31,11 @@ from .worker_api.approvals import Approvals
 from .worker_api.call_history import CallHistory
 from .worker_api.call_rate import CallRates
 from .worker_api.call_records import CallRecords
+from .worker_api.pubsub import WorkerPubsub
+from .worker_api.requests import WorkerApi
 from .worker_api.tool_calls import ToolCalls
 from .workflows.schedules import Schedules
+from .workflows.successes import Successes
 from .workflows.workflow_engine import WorkflowEngine
 
 
@@ -60,57 +59,64 @@ class TasksGroup:
     call_records: CallRecords
     tool_calls: ToolCalls
     schedules: Schedules
+    successes: Successes
+    pubsub: WorkerPubsub
 
 
-def make_tasks(
-    shared: Shared,
-    sessions: Sessions,
-    gathered: Gathered,
-    tracing: Tracing,
-    audit: Audit,
-    limits: LimitEnforcer,
-    tenants: TaskLimits,
-    turns: CallTurns,
-    backlog: Backlog,
-    agents: Agents,
-    hibernation: Hibernation,
-    pool: Pool,
-) -> TasksGroup:
-    """Makes the tasks of one daemon, and their workflows, schedules and calls of tools."""
-    store, bus, registry = shared.store, shared.bus, agents.registry
-    cluster = Cluster()
-    rules = TaskRules(registry, tenants)
-    routing = Routing(agents, backlog, cluster)
-    budgets = Budgets(store, bus, registry.spec_of, tenants, gathered, cluster)
+def make_tasks(records: RecordsGroup, workers: WorkersGroup, tenants: TenantsGroup, agents: AgentsGroup) -> TasksGroup:
+    """Makes the tasks of one daemon, their workflows, schedules and calls of tools, and what serves their workers."""
+    store, bus, tracing, gathered = records.store, records.bus, records.tracing, records.gathered
+    running, turns, limits, memory = agents.agents, tenants.turns, tenants.task_limits, agents.memory
+    cluster, backlog = Cluster(), Backlog()
+    rules = TaskRules(running.registry, limits)
+    routing = Routing(running, backlog, cluster)
+    budgets = Budgets(store, bus, running.registry.spec_of, limits, gathered, cluster)
 
-    writer = RecordWriter(store, bus, backlog, registry, turns, cluster)
-    writer.subscribe(sessions)  # before the dispatcher, which begins the next task of a session
-    admission = Admission(writer, agents, routing, rules, tenants, tracing)
-    accounting = Accounting(writer, agents, budgets, gathered)
+    writer = RecordWriter(store, bus, backlog, running.registry, turns, cluster)
+    writer.subscribe(memory)  # before the dispatcher, which begins the next task of a session
+    admission = Admission(writer, running, routing, rules, limits, tracing)
+    accounting = Accounting(writer, running, budgets, gathered)
     endings = Endings(writer, accounting)
 
-    meters = TaskMeters(limits, backlog)
-    executor = Executor(writer, endings, rules, shared.checkpoints, sessions, meters, tracing)
-    jobs = JobRunner(writer, endings, agents)
-    composites = CompositeRunner(writer, endings, accounting, agents, cluster)
+    meters = TaskMeters(workers.limits, backlog)
+    executor = Executor(writer, endings, rules, workers.checkpoints, memory, meters, tracing)
+    jobs = JobRunner(writer, endings, running)
+    composites = CompositeRunner(writer, endings, accounting, running, cluster)
     runners: dict[TaskKind, TaskRunner] = {
         "job": jobs,
         "team": composites,
         "workflow": composites,
         "placed": composites,
     }
-    dispatcher = Dispatcher(writer, endings, agents, executor, runners, budgets, hibernation)
+    dispatcher = Dispatcher(writer, endings, running, executor, runners, budgets, agents.hibernation)
     submission = Submission(writer, admission, accounting, endings, composites, dispatcher, turns)
-    recovery = Recovery(store, writer, agents, rules, accounting, endings, submission)
+    recovery = Recovery(store, writer, running, rules, accounting, endings, submission)
     tasks = Tasks(writer, admission, accounting, endings, composites, dispatcher, submission)
-
-    composites.execute_with(WorkflowEngine(bus, agents, tasks, routing))
-    schedules = Schedules(store, bus, agents, tasks, cluster)
+    composites.execute_with(WorkflowEngine(bus, running, tasks, routing))
 
     approvals = Approvals(store, bus)
     writer.subscribe(approvals)
     call_rates = CallRates(bus)
-    call_records = CallRecords(bus, registry, audit, CallHistory(store))
+    call_records = CallRecords(bus, running.registry, records.audit, CallHistory(store))
+    tool_calls = ToolCalls(running, tasks, agents.pool, call_rates, call_records, approvals, tracing)
+    pubsub = WorkerPubsub(bus, records.in_force)
+    WorkerApi(workers.requests, tasks, tool_calls, memory.key_values, workers.checkpoints, approvals, pubsub)
+
+    writer.subscribe(workers.task_failures)
+    if isinstance(tracing, Tracer):
+        writer.subscribe(tracing)
+    workers.limits.subscribe(meters.note_sample)
+    agents.hibernation.wake_by(backlog.queued)
+    agents.autoscaler.scale_by(dispatcher)
+    dispatcher.subscribe(agents.autoscaler.check_soon)
+    agents.rollouts.try_by(smoke_of(tasks))
+    running.membership.subscribe(tool_calls.removed)
+    running.membership.subscribe(dispatcher.abandon)
+    running.replicas.subscribe(lambda agent: dispatcher.look_soon(agent.name))
+    tenants.tenants.subscribe(lambda _: budgets.look_again())
+    records.in_force.subscribe(budgets.reloaded)
+    schedules = Schedules(store, bus, running, tasks, cluster)
+    records.in_force.subscribe(schedules.follow)
     return TasksGroup(
         tasks,
         backlog,
@@ -126,6 +132,8 @@ def make_tasks(
         approvals,
         call_rates,
         call_records,
-        ToolCalls(agents, tasks, pool, call_rates, call_records, approvals, tracing),
+        tool_calls,
         schedules,
+        Successes(store, running),
+        pubsub,
     )

@@ -11,32 +11,31 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
-from corral.mcp.pool.pool import Pool
-from corral.supervisor.agents.demand.hibernation import Hibernation
-from corral.supervisor.agents.membership.agents import Agents
+from corral.supervisor.agents.group import AgentsGroup
 from corral.supervisor.agents.running.agent import Agent
 from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.config.spec.spec import Audit as AuditSection
 from corral.supervisor.config.spec.spec import Config, Daemon, Defaults, Events, Process, Resources, Spec
 from corral.supervisor.config.spec.spec import Tasks as Section
-from corral.supervisor.records.audit.log import Audit
 from corral.supervisor.records.events.bus import Bus, rfc3339
+from corral.supervisor.records.group import RecordsGroup
 from corral.supervisor.records.store.gathered import Gathered
 from corral.supervisor.records.store.store import Statement, Store
 from corral.supervisor.records.telemetry.tracing import Tracing
 from corral.supervisor.tasks.group import make_tasks
 from corral.supervisor.tasks.run import dispatcher, endings, executor, record_writer, tasks
-from corral.supervisor.tasks.run.backlog import Backlog
 from corral.supervisor.tasks.run.executor import Sessions
+from corral.supervisor.tenants.group import TenantsGroup
 from corral.supervisor.tenants.quotas.disk_use import DiskUse
 from corral.supervisor.tenants.quotas.refusals import Refusals
 from corral.supervisor.tenants.quotas.task_limits import TaskLimits
 from corral.supervisor.tenants.quotas.turns import CallTurns
 from corral.supervisor.tenants.registry.tenants import Tenants
+from corral.supervisor.workers.group import WorkersGroup
 from corral.supervisor.workers.lifecycle.state_machine import State, Worker
 from corral.supervisor.workers.supervision import worker_supervisor
-from corral.supervisor.workers.supervision.limit_enforcer import LimitEnforcer
-from corral.supervisor.workers.supervision.shared import Shared, StallClock
+from corral.supervisor.workers.supervision.requests import Requests
+from corral.supervisor.workers.supervision.shared import StallClock
 from corral.supervisor.workers.supervision.task_moments import TaskMoments
 from corral.worker.contract.channel import Call
 from corral.worker.contract.errors import Cancelled, CorralError, NotFound, Overloaded, WorkerFailed
@@ -208,6 +207,7 @@ class ForgetfulSessions:
         """Takes no note of it."""
 
     ended = kept = dropped = started
+    key_values = None
 
     async def recall(self, agent: str, session: str) -> dict[str, object]:
         return {}
@@ -248,23 +248,33 @@ class TaskHarness:
             checkpoints=SimpleNamespace(of_task=_no_checkpoint),
         )
         self.running_set = set_of_agents
-        self.backlog = Backlog()
         bus = cast(Bus, shared.bus)
         # Stand-ins with the attributes that the room uses, and no others.
-        made = make_tasks(
-            cast(Shared, shared),
-            sessions or ForgetfulSessions(),
-            Gathered(store),
-            Tracing(),
-            cast(Audit, None),
-            cast(LimitEnforcer, None),
-            no_tenants(store, bus),
-            CallTurns(self.loop),
-            self.backlog,
-            cast(Agents, set_of_agents),
-            cast(Hibernation, SimpleNamespace(is_hibernated=_never)),
-            cast(Pool, None),
+        hears = SimpleNamespace(subscribe=_nothing)
+        set_of_agents.membership = set_of_agents.replicas = hears
+        following = InForce(config)
+        records = SimpleNamespace(
+            store=store, bus=bus, audit=None, gathered=Gathered(store), tracing=Tracing(), in_force=following
         )
+        workers = SimpleNamespace(
+            limits=hears, checkpoints=shared.checkpoints, requests=Requests(), task_failures=ForgetfulSessions()
+        )
+        tenants = SimpleNamespace(turns=CallTurns(self.loop), task_limits=no_tenants(store, bus), tenants=hears)
+        agents = SimpleNamespace(
+            agents=set_of_agents,
+            memory=sessions or ForgetfulSessions(),
+            pool=None,
+            hibernation=SimpleNamespace(is_hibernated=_never, wake_by=_nothing),
+            autoscaler=SimpleNamespace(scale_by=_nothing, check_soon=_nothing),
+            rollouts=SimpleNamespace(try_by=_nothing),
+        )
+        made = make_tasks(
+            cast(RecordsGroup, records),
+            cast(WorkersGroup, workers),
+            cast(TenantsGroup, tenants),
+            cast(AgentsGroup, agents),
+        )
+        self.backlog = made.backlog
         made.writer.subscribe(self)
         self.group = made
         self.tasks = made.tasks
@@ -413,7 +423,7 @@ async def task_harness(
         await store.close()
 
 
-def _nothing(*_: str) -> None:
+def _nothing(*_: object) -> None:
     pass
 
 

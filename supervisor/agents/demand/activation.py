@@ -5,7 +5,8 @@ import functools
 import logging
 import select
 
-from corral.supervisor.workers.supervision.shared import Shared
+from corral.supervisor.records.events.bus import Bus
+from corral.supervisor.workers.listening.sockets import ListenSockets
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import CorralError
 from corral.worker.contract.records import ListenStatus
@@ -26,10 +27,10 @@ logger = logging.getLogger(__name__)
 class SocketActivation:
     """Follows the agents with `listen` of one daemon."""
 
-    def __init__(self, agents: Agents, shared: Shared) -> None:
+    def __init__(self, agents: Agents, bus: Bus, sockets: ListenSockets) -> None:
         self._agents = agents
-        self._bus = shared.bus
-        self._sockets = shared.sockets
+        self._bus = bus
+        self._sockets = sockets
         self._loop = asyncio.get_running_loop()
         self._states: dict[str, Listening] = {}
         self._watched: dict[str, select.epoll] = {}

@@ -41,6 +41,21 @@ class Queues(Protocol):
         ...
 
 
+class NoQueues:
+    """Has no task."""
+
+    def pressure(self, agent: Agent) -> tuple[int, int]:
+        """Returns that nothing waits."""
+        del agent
+        return 0, 0
+
+    def note(self, supervisor: WorkerSupervisor) -> None:
+        """Notes nothing."""
+
+    def dispatch(self, name: str) -> None:
+        """Gives nothing."""
+
+
 class _Scaled:
     """Holds the state of one agent with a range."""
 
@@ -67,9 +82,9 @@ class _Scaled:
 class Autoscaler:
     """Scales the agents of one daemon within their ranges."""
 
-    def __init__(self, agents: Agents, queues: Queues) -> None:
+    def __init__(self, agents: Agents) -> None:
         self._agents = agents
-        self._queues = queues
+        self._queues: Queues = NoQueues()
         self._loop = asyncio.get_running_loop()
         self._scaled: dict[str, _Scaled] = {}
         self._pending: set[str] = set()
@@ -87,6 +102,10 @@ class Autoscaler:
                 scaled.cancel_timer()
 
     # -- changes
+
+    def scale_by(self, queues: Queues) -> None:
+        """Scales by the tasks that wait."""
+        self._queues = queues
 
     def changed(self, supervisor: WorkerSupervisor) -> None:
         """Checks the agent of a worker that has changed its state, or has begun or ended a task."""

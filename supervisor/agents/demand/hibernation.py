@@ -39,18 +39,22 @@ logger = logging.getLogger(__name__)
 
 
 class Hibernation:
-    """Manages the checkpoints of workers and their hibernation. `queued` counts the tasks that wait for an agent."""
+    """Manages the checkpoints of workers and their hibernation."""
 
-    def __init__(self, agents: Agents, checkpoints: Checkpoints, queued: Callable[[str], int]) -> None:
+    def __init__(self, agents: Agents, checkpoints: Checkpoints) -> None:
         self.checkpoints = checkpoints
         self.saver = CheckpointSaver(agents, checkpoints)
         self._agents = agents
-        self._queued = queued
+        self._queued: Callable[[str], int] = _nothing_waits
         self._loop = asyncio.get_running_loop()
         self._resumptions: dict[str, Resumption] = {}
         self._begun: dict[str, tuple[int, int | None]] = {}
         self._awake_until: dict[str, float] = {}
         self._has_booted = False
+
+    def wake_by(self, queued: Callable[[str], int]) -> None:
+        """Keeps agents awake for which tasks wait, of which `queued` returns the number by name."""
+        self._queued = queued
 
     # -- from an earlier daemon
 
@@ -362,6 +366,10 @@ class Hibernation:
             for supervisor in supervisors:
                 supervisor.uncordon(Unschedulable.HIBERNATING)
                 supervisor.publish_change()  # tasks may wait for it
+
+
+def _nothing_waits(_agent: str) -> int:
+    return 0
 
 
 def _is_hibernated(supervisor: WorkerSupervisor) -> bool:

@@ -2,8 +2,9 @@
 
 import os
 
+from corral.supervisor.records.group import RecordsGroup
 from corral.supervisor.tenants.registry.accounts import Accounts
-from corral.supervisor.workers.supervision.shared import Shared
+from corral.supervisor.workers.group import WorkersGroup
 
 from ..membership.agents import Agents
 from ..packages.store import Packages
@@ -16,17 +17,22 @@ from .running_set import RunningSet
 
 
 def make_deployments(
-    shared: Shared, agents: Agents, packages: Packages, rollouts: Rollouts, accounts: Accounts
+    records: RecordsGroup,
+    workers: WorkersGroup,
+    accounts: Accounts,
+    agents: Agents,
+    packages: Packages,
+    rollouts: Rollouts,
 ) -> Deployments:
     """Returns the deployments."""
-    host = shared.host
+    host = workers.host
 
     def folder_of(tenant: str) -> str:
         return str(accounts.folder(tenant))
 
     return Deployments(
-        Records(shared.store, shared.bus),
-        Installer(shared.probes.commands, host, accounts.floor, shared.logs, accounts.root.parent, satisfies),
+        Records(records.store, records.bus),
+        Installer(workers.commands, host, accounts.floor, records.logs, records.state_dir, satisfies),
         PackageSource(packages),
         RunningSet(agents, rollouts, host, folder_of),
         host.environ.get("PATH", os.defpath),

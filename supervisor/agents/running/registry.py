@@ -4,7 +4,7 @@ Finds agents and workers, counts processes. Starts and stops nothing.
 """
 
 import contextlib
-from collections.abc import AsyncGenerator, Collection, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterable, Sequence
 
 from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.config.spec.labels import chosen, is_glob
@@ -168,6 +168,15 @@ class Registry:
         """Counts what `max_agents` of a tenant limits: its agents and servers, or its active workers if they are more."""
         start = qualified("", tenant)
         return max(sum(name.startswith(start) for name in self.agents), self.active(tenant))
+
+    def in_place(self, listener: Callable[[WorkerSupervisor], None]) -> Callable[[WorkerSupervisor], None]:
+        """Returns a listener to changes of workers that have their places, for what keeps facts by worker id."""
+
+        def changed(supervisor: WorkerSupervisor) -> None:
+            if self.supervisor(supervisor.id) is supervisor:
+                listener(supervisor)
+
+        return changed
 
     # -- changes of the set
 

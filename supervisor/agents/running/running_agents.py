@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from corral.mcp.pool.pool import Pool
 from corral.supervisor.config.spec.spec import Config
 from corral.supervisor.records.events.bus import Bus
-from corral.supervisor.tenants.quotas.room import TenantGate, TenantRoom
+from corral.supervisor.records.store.store import Store
+from corral.supervisor.tenants.group import TenantsGroup
+from corral.supervisor.tenants.quotas.room import TenantRoom
 from corral.supervisor.tenants.registry.tenants import Tenants
 from corral.supervisor.workers.group import WorkersGroup
 from corral.supervisor.workers.zygote.pool import ZygotePool
@@ -67,14 +69,14 @@ class RunningAgents:
 
 
 def make_running(
-    workers: WorkersGroup, registry: Registry, pool: Pool, tenants: Tenants, gate: TenantGate
+    store: Store, workers: WorkersGroup, registry: Registry, pool: Pool, tenants: TenantsGroup
 ) -> RunningAgents:
     """Makes the running set of one daemon, empty."""
     shared = workers.shared
-    table, revisions = AgentTable(shared.store), Revisions(shared.store, shared.bus)
-    tools, emergency = ToolCache(shared.store, shared.bus, pool), EmergencyStopSwitch(table, shared.bus)
-    room = TenantRoom(registry, gate)
-    startup = Startup(registry, emergency, shared.bus, tenants, room)
+    table, revisions = AgentTable(store), Revisions(store, shared.bus)
+    tools, emergency = ToolCache(store, shared.bus, pool), EmergencyStopSwitch(table, shared.bus)
+    room = TenantRoom(registry, tenants.gate)
+    startup = Startup(registry, emergency, shared.bus, tenants.tenants, room)
     operations = Operations(shared, registry, startup, emergency)
     replicas = Replicas(workers, registry, revisions, startup, operations, tools)
     control = ServerControl(registry, emergency, startup, operations, replicas)
@@ -85,7 +87,7 @@ def make_running(
         table,
         revisions,
         tools,
-        tenants,
+        tenants.tenants,
         room,
         emergency,
         startup,

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 from corral import __version__
 from corral.supervisor.config.secrets.secrets import is_reference
+from corral.supervisor.records.store.store import Store
+from corral.supervisor.tenants.group import TenantsGroup
+from corral.supervisor.workers.group import WorkersGroup
 from corral.supervisor.workers.lifecycle.state_machine import GIVEN_UP, UP, State
 from corral.supervisor.workers.process.launch import secret_problems
 from corral.worker.contract.errors import CorralError
@@ -21,9 +24,6 @@ if TYPE_CHECKING:
     from corral.supervisor.workers.process.host_facts import Services
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.models.desk.listing import ModelListing
-from corral.supervisor.tenants.registry.accounts import Accounts
-from corral.supervisor.tenants.registry.tenants import Tenants as TenantRegistry
-from corral.supervisor.workers.supervision.shared import Shared
 
 from ..table.status import DaemonFacts, StatusReport
 
@@ -37,17 +37,18 @@ class DoctorMethods:
         status: StatusReport,
         daemon: DaemonFacts,
         models: ModelListing,
-        tenants: TenantRegistry,
-        accounts: Accounts,
-        shared: Shared,
+        tenants: TenantsGroup,
+        store: Store,
+        workers: WorkersGroup,
     ) -> None:
         self._agents = agents
         self._status = status
         self._daemon = daemon
         self._models = models
-        self._tenants = tenants
-        self._accounts = accounts
-        self._shared = shared
+        self._tenants = tenants.tenants
+        self._accounts = tenants.accounts
+        self._store = store
+        self._workers = workers
 
     @serve(DAEMON_DOCTOR)
     async def _doctor(self, _params: NoParams, caller: Caller) -> Diagnosis:
@@ -58,7 +59,7 @@ class DoctorMethods:
             self._daemon.read_config()
         except CorralError as error:
             problem = error.message
-        held = self._shared.launcher.containment
+        held = self._workers.launcher.containment
         daemon_log, forwarding = self._daemon.daemon_log, self._daemon.forwarding
         places = "files and the journal" if forwarding.is_wanted else "files"
         log = f"the daemon's own to {daemon_log.where}, from {daemon_log.level} on; workers' lines to {places}"
@@ -70,11 +71,11 @@ class DoctorMethods:
             state_dir=self._daemon.state_dir,
             isolation=self._agents.config.defaults.process.isolation,
             containment=host_facts.Containment(**{part: getattr(held, part) for part in parts}),
-            store_stalled_s=self._shared.store.stalled_s,
+            store_stalled_s=self._store.stalled_s,
             config_problem=problem,
             log=log,
             journal_problem=stuck,
-            unplanned=self._shared.launcher.unplanned,
+            unplanned=self._workers.launcher.unplanned,
             services=await self._services(),
             environ=os.environ,
         )
@@ -101,7 +102,7 @@ class DoctorMethods:
         ]
         warmths = [(spec.name, self._status.warmth(spec)) for spec in specs if spec.kind == "agent"]
         models = await self._models.listed()
-        problems = await asyncio.to_thread(secret_problems, specs, self._shared.host.secrets)
+        problems = await asyncio.to_thread(secret_problems, specs, self._workers.host.secrets)
         engine = await self._daemon.joined.cluster.found()
         return Services(
             cluster=engine.name,

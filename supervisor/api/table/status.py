@@ -18,15 +18,15 @@ from corral.supervisor.config.spec.spec import Config, Group, Spec
 from corral.supervisor.config.spec.team import Team
 from corral.supervisor.records.audit.log import Audit
 from corral.supervisor.records.events.bus import rfc3339
+from corral.supervisor.records.group import RecordsGroup
 from corral.supervisor.records.logs.daemon_log import DaemonLog
 from corral.supervisor.records.logs.forwarder import Forwarding
 from corral.supervisor.tasks.run.tasks import Tasks
+from corral.supervisor.workers.group import WorkersGroup
 from corral.supervisor.workers.lifecycle.cordon import Unschedulable
 from corral.supervisor.workers.lifecycle.health_check import Health
 from corral.supervisor.workers.lifecycle.state_machine import ASKED_FOR, LastExit, State
 from corral.supervisor.workers.process.launch import why_cold
-from corral.supervisor.workers.supervision.limit_enforcer import LimitEnforcer
-from corral.supervisor.workers.supervision.shared import Shared
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.records import (
     AgentStatus,
@@ -115,19 +115,20 @@ class StatusReport:
 
     def __init__(
         self,
-        shared: Shared,
+        records: RecordsGroup,
+        workers: WorkersGroup,
         agents: Agents,
         tasks: Tasks,
         pool: Pool,
-        limits: LimitEnforcer,
         statistics: Statistics,
         daemon: DaemonFacts,
     ) -> None:
-        self._shared = shared
+        self._records = records
+        self._workers = workers
         self._agents = agents
         self._tasks = tasks
         self._pool = pool
-        self.limits = limits
+        self.limits = workers.limits
         self._statistics = statistics
         self._daemon = daemon
         self._services = daemon.services
@@ -184,8 +185,8 @@ class StatusReport:
         """Returns the status without agents and servers: the daemon, the teams and workflows, the counts."""
         agents = self._agents
         statuses = [self.group_status(each) for each in agents.groups.by_name.values()]
-        degraded: list[str] = ["store"] if self._shared.store.is_degraded else []
-        if self._shared.logs.is_losing:
+        degraded: list[str] = ["store"] if self._records.store.is_degraded else []
+        if self._records.logs.is_losing:
             degraded.append("logs")
         forwarding, daemon_log = self._daemon.forwarding, self._daemon.daemon_log
         if forwarding.is_degraded:
@@ -204,12 +205,12 @@ class StatusReport:
                 uptime_s=round(self._loop.time() - self._daemon.started, 3),
                 socket=self._daemon.socket,
                 state_dir=self._daemon.state_dir,
-                containment=self._shared.launcher.containment.tier,
+                containment=self._workers.launcher.containment.tier,
                 draining=agents.draining,
                 degraded=degraded,
                 config=self._daemon.config,
-                launcher_pid=self._shared.launcher.pid or None,
-                alerts=AlertCounts(**asdict(self._shared.alert_counts)),
+                launcher_pid=self._workers.launcher.pid or None,
+                alerts=AlertCounts(**asdict(self._workers.alerts.counts)),
                 log_level=daemon_log.level,
                 log_lost=daemon_log.lost,
                 journal=forwarding.is_wanted,
@@ -307,7 +308,7 @@ class StatusReport:
 
     def warmth(self, spec: Spec) -> dict[str, object] | None:
         """Returns how an agent's workers start: as forks, or cold and why; None where no fork, or no worker, is wanted."""
-        facts = self._shared.zygotes.facts(spec.name)
+        facts = self._workers.shared.zygotes.facts(spec.name)
         if facts is None and spec.entrypoint is not None and spec.warm and (why := why_cold(spec)):
             return {"state": "cold", "pid": None, "spares": 0, "reason": why}
         return facts

@@ -13,12 +13,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from corral import __version__
-from corral.supervisor.agents.membership.agents import Agents
+from corral.supervisor.agents.group import AgentsGroup
 from corral.supervisor.api.table.caller import Caller
 from corral.supervisor.api.table.cluster import FoundEngine
 from corral.supervisor.config.declared.cluster import ClusterSettings
-from corral.supervisor.records.memory.sessions import Memory
 from corral.supervisor.tasks.group import TasksGroup
+from corral.supervisor.workers.group import WorkersGroup
 from corral.supervisor.workers.supervision.shared import utc_now
 from corral.worker.contract.errors import Conflict, CorralError, InvalidParams, NotFound, Timeout
 from corral.worker.control.nodes import Node
@@ -67,11 +67,11 @@ class ClusterNode:
         settings: ClusterSettings,
         name: str,
         token: Callable[[], str],
-        agents: Agents,
+        workers: WorkersGroup,
+        group: AgentsGroup,
         tasks: TasksGroup,
-        memory: Memory,
     ) -> None:
-        shared = agents.shared
+        shared, agents = workers.shared, group.agents
         self.name = name
         self.settings = settings
         self._token = token
@@ -81,7 +81,7 @@ class ClusterNode:
         self.view = view = ClusterView()
         placed, fences = PlacedNames(view, agents.in_force), Fences(joining, shared.placements)
         self.forwarding = Forwarding(name, self._incarnation)
-        self.carried = CarriedState(fences, placed, shared.bus, memory, shared.checkpoints)
+        self.carried = CarriedState(fences, placed, shared.bus, group.memory, workers.checkpoints)
         self.tasks = PlacedTasks(name, view, placed, fences, self.carried, agents, tasks.tasks)
         self.placed = PlacedAgents(name, view, fences, self.carried, agents, self.tasks)
         self.holder = LeaseHolder(name, shared.launcher, shared.bus, fences.placements, joining.lease, self.placed)

@@ -1,8 +1,5 @@
-"""Composes the rooms of the daemon: makes each, and connects it with those that it needs.
+"""Makes the groups of the daemon, each of those below it, and says what each part does in its life.
 
-Nothing is decided here, and nothing runs: `daemon` serves with the rooms, and takes them down.
-
-Begin with `rooms`, which makes all in their order and loads what the store has. `shared_rooms` makes the launcher, events
-and logs, which the others use; `tenant_rooms`, `model_rooms` and `exports` make a concern each, and `method_table` the
-method table with the status.
+Begin with `groups`, which makes them; `life` is the table of what is loaded, started, run, closed and removed; `method_table`
+and `web` make what clients reach them by.
 """

@@ -8,28 +8,52 @@ from corral.supervisor.faces.socket.peer import Peers
 from corral.supervisor.faces.socket.socket_lock import SocketLock
 from corral.supervisor.faces.socket.unix import Listener
 
+from .groups import Groups
 from .method_table import ApiGroup
-from .rooms import Rooms
 
 
-def make_listener(rooms: Rooms, control: Control, lock: SocketLock) -> Listener:
+def make_listener(groups: Groups, control: Control, lock: SocketLock) -> Listener:
     """Makes what serves the control socket."""
-    groups, commands = rooms.config.daemon, rooms.shared.probes.commands
-    peers = Peers(rooms.agents.registry, rooms.tenants, commands, rooms.execs, groups.group, groups.readers)
-    return Listener(control, tool_sources(rooms, control), rooms.tokens, peers, lock)
+    daemon, commands = groups.config.daemon, groups.workers.commands
+    peers = Peers(
+        groups.agents.agents.registry,
+        groups.tenants.tenants,
+        commands,
+        groups.workers.execs,
+        daemon.group,
+        daemon.readers,
+    )
+    return Listener(control, tool_sources(groups, control), groups.tenants.tokens, peers, lock)
 
 
-def make_services(rooms: Rooms) -> AgentServices:
+def make_services(groups: Groups) -> AgentServices:
     """Makes what holds the services of agents, teams and workflows over HTTP."""
-    token_file = rooms.config.daemon.http_token_file or str(rooms.paths.state_dir / "http.token")
-    return AgentServices(rooms.agents, rooms.shared.bus, rooms.shared.store, token_file)
+    token_file = groups.config.daemon.http_token_file or str(groups.paths.state_dir / "http.token")
+    return AgentServices(groups.agents.agents, groups.records.bus, groups.records.store, token_file)
 
 
-def tool_sources(rooms: Rooms, control: Control) -> ToolSources:
+def tool_sources(groups: Groups, control: Control) -> ToolSources:
     """Makes what the tools of MCP clients come from."""
-    return ToolSources(control, rooms.agents, rooms.pool, rooms.tasks_group, rooms.shared.bus)
+    return ToolSources(control, groups.agents.agents, groups.agents.pool, groups.tasks, groups.records.bus)
 
 
-def figures_of(rooms: Rooms, api: ApiGroup) -> Figures:
+def figures_of(groups: Groups, api: ApiGroup) -> Figures:
     """Makes what reads the figures for Prometheus and OpenTelemetry."""
-    return Figures(rooms.statistics, api.status, rooms.limits, rooms.tasks, rooms.models.ledger, rooms.pool)
+    return Figures(
+        groups.figures.statistics,
+        api.status,
+        groups.workers.limits,
+        groups.tasks.tasks,
+        groups.models.ledger,
+        groups.agents.pool,
+    )
+
+
+async def export_figures(groups: Groups, api: ApiGroup) -> None:
+    """Sends the figures of `/metrics` to a collector of OpenTelemetry until it is cancelled, where `[telemetry]` asks for that."""
+    export = groups.records.exports.of_figures()
+    if export is None:
+        return
+    from corral.supervisor.faces.prometheus.push import push  # noqa: PLC0415  # prometheus_client: only who wants it pays
+
+    await push(figures_of(groups, api), groups.records.in_force, export.send, export.report, export.interval_s)

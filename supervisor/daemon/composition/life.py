@@ -8,13 +8,13 @@ from functools import partial
 
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.config.spec.in_force import InForce
-from corral.supervisor.config.spec.spec import Config, Tasks
+from corral.supervisor.config.spec.spec import Config, Spec, Tasks
 from corral.supervisor.tasks.run.table import Records, Retention
 from corral.supervisor.tenants.registry.removal import take_up
 from corral.supervisor.workers.process.launcher_client import Launcher
 from corral.supervisor.workers.process.sandbox import leftovers, remove_containers, remove_leftovers
 
-from .rooms import Rooms
+from .groups import Groups
 
 Expire = Callable[[float], Awaitable[object]]
 
@@ -43,65 +43,63 @@ class Room:
     expire: Expire = nothing
 
 
-def life_of(rooms: Rooms, is_urgent: asyncio.Event) -> list[Room]:
+def life_of(groups: Groups, built_in: Spec, is_urgent: asyncio.Event) -> list[Room]:
     """Returns the parts of the daemon, in the order in which they load, start, and close.
 
     A part stands after those that it asks while it loads, and after those whose ends it records while it closes.
     """
-    base, agents, tasks, tenants = rooms.shared, rooms.agents, rooms.tasks, rooms.tenant_rooms
-    calls = rooms.tool_calls.history
-    aged = partial(_aged, rooms.in_force)
+    records, workers, tenants, agents = groups.records, groups.workers, groups.tenants, groups.agents
+    tasks, figures, running, host = groups.tasks, groups.figures, groups.agents.agents, groups.workers.host
+    calls = tasks.tool_calls.history
+    aged = partial(_aged, records.in_force)
+    kept_events = aged(records.history.expire, lambda config: config.events.retention)
     life = [
-        Room("logs", expire=aged(base.logs.expire, lambda config: config.events.retention)),
-        Room("audit", expire=rooms.audit.prune),
-        Room(
-            "events",
-            run=base.event_history.run,
-            expire=aged(base.event_history.expire, lambda config: config.events.retention),
-        ),
-        Room("leftovers", run=_removal(remove_leftovers, leftovers(base.host.temporary_root))),
-        Room("containers", run=_removal(remove_containers, leftovers(base.host.containers_root))),
-        Room("alerts", run=rooms.alerts.run),
-        Room("limits", run=rooms.limits.run),
-        Room("checkpoints", expire=base.checkpoints.expire),
-        Room("tenants", load=rooms.tenants.load),
-        Room("removed tenants", load=partial(take_up, base.store, rooms.tenants, rooms.paths.state_dir)),
+        Room("logs", expire=aged(records.logs.expire, lambda config: config.events.retention)),
+        Room("audit", expire=records.audit.prune),
+        Room("events", run=records.history.run, expire=kept_events),
+        Room("leftovers", run=_removal(remove_leftovers, leftovers(host.temporary_root))),
+        Room("containers", run=_removal(remove_containers, leftovers(host.containers_root))),
+        Room("alerts", run=workers.alerts.run),
+        Room("limits", run=workers.limits.run),
+        Room("checkpoints", expire=workers.checkpoints.expire),
+        Room("tenants", load=tenants.tenants.load),
+        Room("removed tenants", load=partial(take_up, records.store, tenants.tenants, records.state_dir)),
         Room("accounts", load=tenants.accounts.prepare),
         Room("slices", run=tenants.slices.run),
         Room("disk", run=tenants.disk.run),
-        Room("sockets", start=rooms.activation.open, run=rooms.activation.run, close=rooms.activation.close),
+        Room("sockets", start=agents.activation.open, run=agents.activation.run, close=agents.activation.close),
         Room(
             "agents",
-            load=partial(agents.load, rooms.built_in),
-            start=agents.boot,
-            close=partial(_stop_workers, agents, base.launcher, is_urgent),
+            load=partial(running.load, [built_in]),
+            start=running.boot,
+            close=partial(_stop_workers, running, workers.launcher, is_urgent),
         ),
-        Room("revisions", expire=aged(agents.revisions.expire, _kept_revisions)),
-        Room("hibernation", load=rooms.hibernation.load, start=rooms.hibernation.boot, run=rooms.hibernation.run),
-        Room("autoscaler", run=rooms.autoscaler.run),
-        Room("successes", load=rooms.successes.load),
-        Room("tokens", load=rooms.tokens.load),
-        Room("deployments", load=rooms.deployments.load, run=rooms.deployments.clean, close=rooms.deployments.close),
-        Room("packages", load=rooms.packages.load),
-        Room("rollouts", close=rooms.rollouts.close),
-        Room("stores", run=rooms.stores.run),
-        Room("MCP servers", close=rooms.pool.close),
-        Room("subscriptions", close=rooms.pubsub.close),
-        Room("approvals", load=rooms.approvals.load, expire=rooms.approvals.expire),
-        Room("model calls", load=rooms.models.ledger.load),
+        Room("revisions", expire=aged(running.revisions.expire, _kept_revisions)),
+        Room("hibernation", load=agents.hibernation.load, start=agents.hibernation.boot, run=agents.hibernation.run),
+        Room("autoscaler", run=agents.autoscaler.run),
+        Room("successes", load=tasks.successes.load),
+        Room("tokens", load=tenants.tokens.load),
+        Room("deployments", load=agents.deployments.load, run=agents.deployments.clean, close=agents.deployments.close),
+        Room("packages", load=agents.packages.load),
+        Room("rollouts", close=agents.rollouts.close),
+        Room("stores", run=agents.stores.run),
+        Room("MCP servers", close=agents.pool.close),
+        Room("subscriptions", close=tasks.pubsub.close),
+        Room("approvals", load=tasks.approvals.load, expire=tasks.approvals.expire),
+        Room("model calls", load=groups.models.ledger.load),
         Room(
             "tasks",
-            load=rooms.tasks_group.recovery.load,
-            start=tasks.boot,
-            close=tasks.close,
-            expire=partial(_expire_tasks, Records(base.store), agents),
+            load=tasks.recovery.load,
+            start=tasks.tasks.boot,
+            close=tasks.tasks.close,
+            expire=partial(_expire_tasks, Records(records.store), running),
         ),
-        Room("schedules", load=rooms.schedules.load, run=rooms.schedules.run),
+        Room("schedules", load=tasks.schedules.load, run=tasks.schedules.run),
         Room("tool calls", close=calls.flush, expire=lambda _: calls.expire()),
-        Room("costs", close=rooms.costs.flush, expire=lambda _: rooms.costs.expire()),
-        Room("metrics", run=rooms.collector.run, close=rooms.collector.close, expire=rooms.metrics.expire),
+        Room("costs", close=figures.costs.flush, expire=lambda _: figures.costs.expire()),
+        Room("metrics", run=figures.collector.run, close=figures.collector.close, expire=figures.metrics.expire),
     ]
-    return life if rooms.cluster is None else [*life, Room("cluster", run=rooms.cluster.run)]
+    return life if groups.cluster is None else [*life, Room("cluster", run=groups.cluster.run)]
 
 
 def _removal(remove: Callable[[list[str]], None], left: list[str]) -> Callable[[], Coroutine[object, object, None]]:

@@ -1,4 +1,4 @@
-"""Composes the method table and what serves its methods, from the rooms."""
+"""Composes the method table and what serves its methods, from the groups."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -53,7 +53,7 @@ from corral.supervisor.workers.supervision.worker_supervisor import WorkerSuperv
 from corral.worker.methods.table import METHODS
 
 from ..host.installation import read_config
-from .rooms import Rooms
+from .groups import Groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,118 +65,156 @@ class ApiGroup:
     web: WebPlace
 
 
-def make_api(rooms: Rooms, started: float, services: Services) -> ApiGroup:
+def make_api(groups: Groups, started: float, services: Services) -> ApiGroup:
     """Makes the method table, and what serves its methods."""
     joined, web = JoinedCluster(), WebPlace()
     daemon = DaemonFacts(
         started,
-        str(rooms.paths.socket),
-        str(rooms.paths.state_dir),
-        None if rooms.paths.config is None else str(rooms.paths.config),
-        partial(read_config, rooms.paths.config),
-        rooms.daemon_log,
-        rooms.forwarding,
-        rooms.audit,
+        str(groups.paths.socket),
+        str(groups.paths.state_dir),
+        None if groups.paths.config is None else str(groups.paths.config),
+        partial(read_config, groups.paths.config),
+        groups.daemon_log,
+        groups.records.forwarding,
+        groups.records.audit,
         web,
         services,
-        rooms.activation,
+        groups.agents.activation,
         joined,
     )
-    registry, shared, audit = rooms.agents.registry, rooms.shared, rooms.audit
-    status = StatusReport(shared, rooms.agents, rooms.tasks, rooms.pool, rooms.limits, rooms.statistics, daemon)
-    inventory = Inventory(
-        registry, rooms.tasks, shared.checkpoints, rooms.schedules, rooms.approvals, rooms.deployments
+    registry, audit = groups.agents.agents.registry, groups.records.audit
+    status = StatusReport(
+        groups.records,
+        groups.workers,
+        groups.agents.agents,
+        groups.tasks.tasks,
+        groups.agents.pool,
+        groups.figures.statistics,
+        daemon,
     )
-    methods = [*_of_agents(rooms, status, daemon), *_of_tasks(rooms), *_of_daemon(rooms, status, daemon)]
+    inventory = Inventory(
+        registry,
+        groups.tasks.tasks,
+        groups.workers.checkpoints,
+        groups.tasks.schedules,
+        groups.tasks.approvals,
+        groups.agents.deployments,
+    )
+    methods = [*_of_agents(groups, status, daemon), *_of_tasks(groups), *_of_daemon(groups, status, daemon)]
     control = Control(
         METHODS,
         handlers_of(methods),
-        Admission(rooms.in_force, rooms.tenants, rooms.tenant_rooms.accounts, registry, shared.logs, inventory, audit),
-        CallAudit(audit, rooms.tool_calls, registry),
-        rooms.turns,
-        rooms.statistics,
+        Admission(
+            groups.records.in_force,
+            groups.tenants.tenants,
+            groups.tenants.accounts,
+            registry,
+            groups.records.logs,
+            inventory,
+            audit,
+        ),
+        CallAudit(audit, groups.tasks.tool_calls, registry),
+        groups.tenants.turns,
+        groups.figures.statistics,
         joined,
     )
-    if rooms.cluster is not None:
-        joined.join(rooms.cluster)
-        rooms.cluster.forwarding.answer_with(control, inventory)
+    if groups.cluster is not None:
+        joined.join(groups.cluster)
+        groups.cluster.forwarding.answer_with(control, inventory)
     return ApiGroup(control, status, web)
 
 
-def _of_agents(rooms: Rooms, status: StatusReport, daemon: DaemonFacts) -> list[object]:
+def _of_agents(groups: Groups, status: StatusReport, daemon: DaemonFacts) -> list[object]:
     """Returns what serves the methods about agents and servers."""
-    agents, bus, disk_use = rooms.agents, rooms.shared.bus, rooms.tenant_rooms.disk_use
+    agents, bus, disk_use = groups.agents.agents, groups.records.bus, groups.tenants.disk_use
     return [
-        AgentMethods(agents, status, rooms.statistics, rooms.hibernation, daemon.services, rooms.tenants, bus),
-        DeploymentMethods(rooms.deployments, disk_use, bus),
-        ExecMethods(agents, rooms.execs, rooms.audit),
+        AgentMethods(
+            agents,
+            status,
+            groups.figures.statistics,
+            groups.agents.hibernation,
+            daemon.services,
+            groups.tenants.tenants,
+            bus,
+        ),
+        DeploymentMethods(groups.agents.deployments, disk_use, bus),
+        ExecMethods(agents, groups.workers.execs, groups.records.audit),
         GroupMethods(agents, status),
-        LoginMethods(agents, rooms.logins),
-        McpMethods(agents, status, rooms.pool, rooms.tool_calls),
-        PackageMethods(rooms.packages, disk_use),
+        LoginMethods(agents, groups.agents.logins),
+        McpMethods(agents, status, groups.agents.pool, groups.tasks.tool_calls),
+        PackageMethods(groups.agents.packages, disk_use),
         RevisionMethods(agents),
-        RuntimeMethods(agents, status, rooms.stores, rooms.models.listing, rooms.metrics),
-        SecretMethods(agents, rooms.tenants, rooms.shared.host.secrets),
+        RuntimeMethods(agents, status, groups.agents.stores, groups.models.listing, groups.figures.metrics),
+        SecretMethods(agents, groups.tenants.tenants, groups.workers.host.secrets),
     ]
 
 
-def _of_tasks(rooms: Rooms) -> list[object]:
+def _of_tasks(groups: Groups) -> list[object]:
     """Returns what serves the methods about tasks and what agents remember."""
-    agents, shared, tasks, tool_calls = rooms.agents, rooms.shared, rooms.tasks, rooms.tool_calls
-    bus, history, logs = shared.bus, shared.event_history, shared.logs
-    lines = TaskLines(bus, history, logs, shared.task_moments)
+    agents, tasks, tool_calls = groups.agents.agents, groups.tasks.tasks, groups.tasks.tool_calls
+    bus, history, logs = groups.records.bus, groups.records.history, groups.records.logs
+    lines = TaskLines(bus, history, logs, groups.workers.shared.task_moments)
     return [
-        ApprovalMethods(rooms.approvals),
-        CheckpointMethods(agents, rooms.hibernation, shared.checkpoints),
+        ApprovalMethods(groups.tasks.approvals),
+        CheckpointMethods(agents, groups.agents.hibernation, groups.workers.checkpoints),
         LogMethods(agents, tasks, logs, lines),
-        MemoryMethods(agents, rooms.memory, rooms.memory_expiry, Listing(shared.store, rooms.memory)),
-        ReportMethods(tasks, rooms.costs, tool_calls, lines, bus, history, logs),
-        ScheduleMethods(rooms.schedules, agents),
+        MemoryMethods(
+            agents,
+            groups.agents.memory,
+            groups.agents.memory_expiry,
+            Listing(groups.records.store, groups.agents.memory),
+        ),
+        ReportMethods(tasks, groups.figures.costs, tool_calls, lines, bus, history, logs),
+        ScheduleMethods(groups.tasks.schedules, agents),
         TaskMethods(tasks, tool_calls, bus),
     ]
 
 
-def _of_daemon(rooms: Rooms, status: StatusReport, daemon: DaemonFacts) -> list[object]:
+def _of_daemon(groups: Groups, status: StatusReport, daemon: DaemonFacts) -> list[object]:
     """Returns what serves the methods about the daemon, its tenants and its state."""
-    agents, shared, tenants, joined = rooms.agents, rooms.shared, rooms.tenants, daemon.joined
-    store, bus, statistics = shared.store, shared.bus, rooms.statistics
-    running = RunningSet(agents, rooms.hibernation, rooms.tasks, rooms.schedules, rooms.memory)
+    agents, tenants, joined = groups.agents.agents, groups.tenants.tenants, daemon.joined
+    store, bus, statistics = groups.records.store, groups.records.bus, groups.figures.statistics
+    running = RunningSet(
+        agents, groups.agents.hibernation, groups.tasks.tasks, groups.tasks.schedules, groups.agents.memory
+    )
     forgetting: list[Forget] = [
-        rooms.deployments.forget,
-        rooms.packages.forget,
+        groups.agents.deployments.forget,
+        groups.agents.packages.forget,
         running.forget,
-        partial(forget_tokens, rooms.tokens),
-        partial(forget_secrets, shared.host.secrets.store),
-        rooms.costs.forget,
-        shared.incarnations.forget,
-        rooms.metrics.forget,
-        rooms.models.ledger.forget,
+        partial(forget_tokens, groups.tenants.tokens),
+        partial(forget_secrets, groups.workers.host.secrets.store),
+        groups.figures.costs.forget,
+        groups.workers.shared.incarnations.forget,
+        groups.figures.metrics.forget,
+        groups.models.ledger.forget,
     ]
-    cache, feed = _follow_status(rooms, status)
+    cache, feed = _follow_status(groups, status)
     return [
-        AccessMethods(rooms.tokens, tenants, joined),
-        AuditMethods(rooms.audit),
-        BackupMethods(Backups(rooms.paths.state_dir), daemon, agents, store, bus),
-        DaemonMethods(agents, rooms.tasks, daemon, METHODS),
-        DoctorMethods(agents, status, daemon, rooms.models.listing, tenants, rooms.tenant_rooms.accounts, shared),
-        EventMethods(bus, shared.event_history, rooms.pubsub),
+        AccessMethods(groups.tenants.tokens, tenants, joined),
+        AuditMethods(groups.records.audit),
+        BackupMethods(Backups(groups.paths.state_dir), daemon, agents, store, bus),
+        DaemonMethods(agents, groups.tasks.tasks, daemon, METHODS),
+        DoctorMethods(agents, status, daemon, groups.models.listing, groups.tenants, store, groups.workers),
+        EventMethods(bus, groups.records.history, groups.tasks.pubsub),
         NodeMethods(joined),
-        RemovalMethods(tenants, agents, store, bus, rooms.paths.state_dir, forgetting),
-        StatusMethods(agents, status, cache, feed, statistics, rooms.quotas),
-        TenantMethods(agents, tenants, rooms.tenant_rooms.accounts, rooms.hibernation, shared.launcher, bus),
-        TransferMethods(agents, rooms.schedules),
+        RemovalMethods(tenants, agents, store, bus, groups.paths.state_dir, forgetting),
+        StatusMethods(agents, status, cache, feed, statistics, groups.figures.quotas),
+        TenantMethods(
+            agents, tenants, groups.tenants.accounts, groups.agents.hibernation, groups.workers.launcher, bus
+        ),
+        TransferMethods(agents, groups.tasks.schedules),
     ]
 
 
-def _follow_status(rooms: Rooms, status: StatusReport) -> tuple[StatusCache, StatusFeed]:
+def _follow_status(groups: Groups, status: StatusReport) -> tuple[StatusCache, StatusFeed]:
     """Makes the cache and the feed of the status, which follow the changes and the samples of workers."""
-    cache = StatusCache(status, rooms.agents, rooms.tasks, rooms.shared.logs)
-    feed = StatusFeed(status, rooms.agents, rooms.shared.bus)
+    cache = StatusCache(status, groups.agents.agents, groups.tasks.tasks, groups.records.logs)
+    feed = StatusFeed(status, groups.agents.agents, groups.records.bus)
 
     def sampled(supervisor: WorkerSupervisor) -> None:
         cache.note(supervisor)
         feed.note(supervisor)
 
-    rooms.workers.changes.subscribe(sampled, load=True)
-    rooms.limits.subscribe(sampled)
+    groups.workers.changes.subscribe(sampled, load=True)
+    groups.workers.limits.subscribe(sampled)
     return cache, feed

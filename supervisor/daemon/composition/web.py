@@ -52,8 +52,8 @@ from corral.worker.control.access import Rights
 from corral.worker.control.params import AttachParams
 
 from .faces import figures_of, tool_sources
+from .groups import Groups
 from .method_table import ApiGroup
-from .rooms import Rooms
 
 MCP_PERMISSION: Rights = "operate"
 """The most that an MCP client may do, also with a token of an administrator: a model calls its tools."""
@@ -64,19 +64,22 @@ MAX_DOWN = 200
 logger = logging.getLogger(__name__)
 
 
-async def open_web(rooms: Rooms, api: ApiGroup, is_stopping: Callable[[], bool]) -> HttpServer:
+async def open_web(groups: Groups, api: ApiGroup, is_stopping: Callable[[], bool]) -> HttpServer:
     """Serves HTTP at the address of `[daemon] http`, and notes in `api.web` where that is."""
-    daemon, tokens = rooms.config.daemon, rooms.tokens
+    daemon, tokens = groups.config.daemon, groups.tenants.tokens
     assert daemon.http is not None, "HTTP is wanted"
     tls = read_tls(daemon.http_tls_cert, daemon.http_tls_key)
     is_protected = tls is not None or daemon.http_behind_proxy
     host, port = address_of(daemon.http, is_protected=is_protected)
-    _fix_tokens(tokens, daemon, rooms.paths.state_dir)
+    _fix_tokens(tokens, daemon, groups.paths.state_dir)
     browsers = BrowserSessions(Sessions(), _client_by(tokens), asyncio.get_running_loop().time)
     server = HttpServer(
-        [*_faces(rooms, api, is_stopping), *_dashboard(tokens, browsers)],
+        [*_faces(groups, api, is_stopping), *_dashboard(tokens, browsers)],
         Access(
-            _authenticate_by(tokens), _bind_by(rooms.tenants), browsers.client, partial(_note_wrong_token, rooms.audit)
+            _authenticate_by(tokens),
+            _bind_by(groups.tenants.tenants),
+            browsers.client,
+            partial(_note_wrong_token, groups.records.audit),
         ),
         names=daemon.http_hosts,
         is_behind_proxy=daemon.http_behind_proxy,
@@ -84,7 +87,7 @@ async def open_web(rooms: Rooms, api: ApiGroup, is_stopping: Callable[[], bool])
     )
     address = await server.open(host, port)
     if tls is not None:
-        rooms.in_force.subscribe(lambda _: _renew_tls(server, daemon))
+        groups.records.in_force.subscribe(lambda _: _renew_tls(server, daemon))
     scheme = "http" if tls is None else "https"
     logger.info("serving HTTP", extra={"fields": {"address": f"{scheme}://{address}"}})
     if tls is not None:
@@ -113,19 +116,19 @@ def _fix_tokens(tokens: Tokens, daemon: Daemon, state_dir: Path) -> None:
         tokens.fix("OS_SECURITY_KEY", key, "admin")
 
 
-def service_opener(rooms: Rooms, control: Control) -> Listen:
+def service_opener(groups: Groups, control: Control) -> Listen:
     """Returns what opens the service of one agent, team or workflow, by the rules of `[daemon] http`."""
-    daemon = rooms.config.daemon
-    _fix_tokens(rooms.tokens, daemon, rooms.paths.state_dir)
+    daemon = groups.config.daemon
+    _fix_tokens(groups.tenants.tokens, daemon, groups.paths.state_dir)
     servers = WeakSet[HttpServer]()
-    note_wrong = partial(_note_wrong_token, rooms.audit)
+    note_wrong = partial(_note_wrong_token, groups.records.audit)
 
     def renew_tls(_: Config) -> None:
         for server in servers:
             _renew_tls(server, daemon)
 
     if daemon.http_tls_cert is not None:
-        rooms.in_force.subscribe(renew_tls)
+        groups.records.in_force.subscribe(renew_tls)
 
     async def listen(name: str, address: str, auth: Callable[[], HttpAuth]) -> ServiceListener:
         tls = read_tls(daemon.http_tls_cert, daemon.http_tls_key)
@@ -133,7 +136,9 @@ def service_opener(rooms: Rooms, control: Control) -> Listen:
         def make_server(faces: Sequence[Face]) -> HttpServer:
             return HttpServer(
                 faces,
-                Access(_authenticate_by(rooms.tokens), _bind_by(rooms.tenants), note_wrong=note_wrong),
+                Access(
+                    _authenticate_by(groups.tenants.tokens), _bind_by(groups.tenants.tenants), note_wrong=note_wrong
+                ),
                 names=daemon.http_hosts,
                 is_behind_proxy=daemon.http_behind_proxy,
                 tls=tls,
@@ -142,7 +147,7 @@ def service_opener(rooms: Rooms, control: Control) -> Listen:
         is_protected = tls is not None or daemon.http_behind_proxy
         place = address_of(address, is_protected=is_protected)
         scheme = "http" if tls is None else "https"
-        listener = ServiceListener(make_server, control, rooms.agents, name, auth, scheme=scheme)
+        listener = ServiceListener(make_server, control, groups.agents.agents, name, auth, scheme=scheme)
         await listener.open(*place)
         servers.add(listener.server)
         return listener
@@ -217,22 +222,22 @@ def _dashboard(tokens: Tokens, browsers: BrowserSessions) -> list[Face]:
     return [PageFace(), DashboardFace(browsers, _authenticate_by(tokens), digest_of)]
 
 
-def _faces(rooms: Rooms, api: ApiGroup, is_stopping: Callable[[], bool]) -> list[Face]:
+def _faces(groups: Groups, api: ApiGroup, is_stopping: Callable[[], bool]) -> list[Face]:
     """Returns all faces, in any order: the longest prefix decides."""
-    control, agents, tasks = api.control, rooms.agents, rooms.tasks_group
-    store, bus, allowed = rooms.shared.store, rooms.shared.bus, rooms.config.daemon.a2a_push
+    control, agents, tasks = api.control, groups.agents.agents, groups.tasks
+    store, bus, allowed = groups.records.store, groups.records.bus, groups.config.daemon.a2a_push
     pushes = Pushes(store, bus, tasks.tasks, tasks.approvals, allowed)
-    sources = tool_sources(rooms, control)
+    sources = tool_sources(groups, control)
     return [
         Health(),
         Ready(lambda client: _readiness(agents, client, is_draining=is_stopping())),
-        McpFace(_offer(rooms.tokens, sources), version=__version__),
+        McpFace(_offer(groups.tenants.tokens, sources), version=__version__),
         ApiFace(control),
         RuntimeFace(control, agents),
         A2aFace(control, agents, tasks.approvals, pushes, __version__),
         OpenApiFace(control.methods),
         DocsFace(),
-        MetricsFace(figures_of(rooms, api), rooms.in_force),
+        MetricsFace(figures_of(groups, api), groups.records.in_force),
     ]
 
 

@@ -15,6 +15,7 @@ from corral.supervisor.config.secrets.secrets import Secrets
 from corral.supervisor.config.spec.loader import decode, decode_agent
 from corral.supervisor.config.spec.sources import Variables
 from corral.supervisor.config.spec.spec import Config, Process, Spec
+from corral.supervisor.records.events.bus import Bus
 from corral.supervisor.workers.process.containment import state_number
 from corral.supervisor.workers.process.launch import Host
 from corral.supervisor.workers.process.launcher_client import Launcher
@@ -75,7 +76,23 @@ def raise_descriptor_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def make_host(config: Config, paths: Paths, launcher: Launcher, default_user: str | None) -> Host:
+def make_launcher(config: Config, paths: Paths, bus: Bus) -> Launcher:
+    """Returns what spawns and contains all processes; it is started later."""
+    tier = config.daemon.containment
+
+    def note_loss() -> None:
+        bus.publish("daemon.launcher_lost")
+
+    return Launcher(
+        on_lost=note_loss,
+        sole_parent=True,
+        state_dir=paths.state_dir,
+        tier="auto" if tier == "pidns" else tier,
+        pid_namespace=tier == "pidns",
+    )
+
+
+def make_host(config: Config, paths: Paths, launcher: Launcher) -> Host:
     """Returns the facts of this machine that workers are started with."""
     with preparing(paths.state_dir):
         temporary_root = make_temporary_root(paths.state_dir)
@@ -85,7 +102,7 @@ def make_host(config: Config, paths: Paths, launcher: Launcher, default_user: st
         environ=dict(os.environ),
         sdk_path=make_sdk_folder(paths.state_dir),
         ordinary_user=os.getuid() != 0,
-        default_user=default_user,
+        default_user=default_user(),
         temporary_root=temporary_root,
         containment=lambda: launcher.containment,
         secrets=Secrets.of(config.daemon.secrets_file, os.environ, paths.state_dir),
@@ -108,13 +125,13 @@ def default_user() -> str | None:
     return AGENT_USER
 
 
-def built_in(config: Config, paths: Paths, ordinary_user: bool, default_user: str | None) -> Spec:
+def built_in(config: Config, paths: Paths, default_user: str | None) -> Spec:
     """Returns the spec of the built-in memory server."""
     command = cortex.command(
         config.defaults.mcp.cortex_binary_path,
         config.defaults.mcp.cortex_args,
         os.environ,
-        ordinary_user=ordinary_user,
+        ordinary_user=os.getuid() != 0 and "INVOCATION_ID" not in os.environ,
         is_executable=lambda path: os.path.isfile(path) and os.access(path, os.X_OK),
         python=sys.executable,
         folder=os.getcwd(),
@@ -138,11 +155,3 @@ def _with_own(process: Process, folder: str) -> dict[str, object]:
     """Returns the paths of `[process]` to which processes are confined, with the server's own folder."""
     lists = {"read_paths": process.read_paths, "write_paths": process.write_paths}
     return {key: [*paths, folder] for key, paths in lists.items() if paths is not None}
-
-
-def boot_id() -> str:
-    """Returns an id of the present run of the machine; "" where the kernel gives none."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
-        return ""

@@ -45,12 +45,8 @@ class LogStore:
         *,
         unclean: bool = False,
         compress_after_s: float = COMPRESS_AFTER_S,
-        read_pause_s: Callable[[str, int], float] = lambda _agent, _bytes: 0.0,
     ) -> None:
-        """Opens nothing yet. `clock` gives wall time in ns; `unclean`: the last daemon was killed, so logs may have a gap.
-
-        `read_pause_s` returns, for an agent and the bytes of a read, the seconds for which its pipes are not read.
-        """
+        """Opens nothing yet. `clock` gives wall time in ns; `unclean`: the last daemon was killed, so logs may have a gap."""
         self.directory = directory
         self._writers: dict[tuple[str, str], LogWriter] = {}
         self.turn = asyncio.Lock()
@@ -68,8 +64,11 @@ class LogStore:
             unclean=unclean,
             on_written=self._wake,
             on_rotated=self._compressor.rotated,
-            read_pause_s=read_pause_s,
         )
+
+    def pause_by(self, read_pause_s: Callable[[str, int], float]) -> None:
+        """Asks for an agent and the bytes of a read for how many seconds its pipes are not read."""
+        self._folder.read_pause_s = read_pause_s
 
     @property
     def losses(self) -> int:

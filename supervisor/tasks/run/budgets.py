@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from corral.supervisor.config.spec.spec import Spec
+from corral.supervisor.config.spec.spec import Config, Spec
 from corral.supervisor.records.events.bus import Bus
 from corral.supervisor.records.store.gathered import Gathered
 from corral.supervisor.records.store.store import Statement, Store
@@ -247,6 +247,10 @@ class Budgets:
         for agent in tuple(self._timers):
             self._timers[agent].cancel()
             self._look(agent)
+
+    def reloaded(self, _: Config) -> None:
+        """Looks again after the agents, which follow a configuration after the listeners to it."""
+        asyncio.get_running_loop().call_soon(self.look_again)
 
     # -- the store
 

@@ -6,6 +6,7 @@ A stop takes it back. When the store refuses the note of a success, the next dae
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 
 import msgspec
 
@@ -31,10 +32,10 @@ class Success(msgspec.Struct, frozen=True):
 class Successes:
     """Holds the successes that remain, of one daemon's jobs."""
 
-    def __init__(self, store: Store, agents: Agents, boot: str) -> None:
+    def __init__(self, store: Store, agents: Agents) -> None:
         self._store = store
         self._agents = agents
-        self._boot = boot
+        self._boot = boot_id()
         self._kept: set[str] = set()
 
     async def load(self) -> None:
@@ -85,3 +86,11 @@ def _fingerprint(spec: Spec) -> str:
     """Identifies everything that a run of the job was started with."""
     values = [getattr(spec, key) for key in sorted(RESTART_KEYS)]
     return hashlib.sha256(msgspec.json.encode(values, order="sorted")).hexdigest()
+
+
+def boot_id() -> str:
+    """Returns an id of the present run of the machine; "" where the kernel gives none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""

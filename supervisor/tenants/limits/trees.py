@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from corral.supervisor.config.declared.tenant import Tenant
 from corral.supervisor.workers.lifecycle.state_machine import Replace, State
 from corral.supervisor.workers.process.containment import Containment
+from corral.supervisor.workers.process.launcher_client import Launcher
 from corral.supervisor.workers.supervision.limit_enforcer import LimitEnforcer
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.supervisor.workers.usage import limits
@@ -37,12 +38,10 @@ logger = logging.getLogger(__name__)
 class TenantTrees:
     """Holds the tenants of one daemon to sums of trees."""
 
-    def __init__(
-        self, tenants: Tenants, enforcer: LimitEnforcer, containment: Callable[[], Containment], refusals: Refusals
-    ) -> None:
+    def __init__(self, tenants: Tenants, enforcer: LimitEnforcer, launcher: Launcher, refusals: Refusals) -> None:
         self._tenants = tenants
         self._enforcer = enforcer
-        self._containment = containment
+        self._launcher = launcher
         self._refusals = refusals
         self._running: dict[str, set[WorkerSupervisor]] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
@@ -111,7 +110,7 @@ class TenantTrees:
 
     def _limits(self, tenant: str) -> Tenant | None:
         """Returns the limits of a tenant that sums of trees have to hold; None where there are none."""
-        found, contained = self._tenants.find(tenant), self._containment()
+        found, contained = self._tenants.find(tenant), self._launcher.containment
         if found is None:
             return None
         if any(each.spec.process.isolation == "container" for each in self._running[tenant]):

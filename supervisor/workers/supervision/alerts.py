@@ -89,15 +89,9 @@ class Alerts:
     """
 
     def __init__(
-        self,
-        bus: Bus,
-        commands: Commands,
-        counts: Counts,
-        in_force: InForce,
-        spec_of: Callable[[str], Spec | None],
-        directory: str,
+        self, bus: Bus, commands: Commands, in_force: InForce, spec_of: Callable[[str], Spec | None], directory: str
     ) -> None:
-        self.counts = counts
+        self.counts = Counts()
         self._bus = bus
         self._commands = commands
         self._in_force = in_force

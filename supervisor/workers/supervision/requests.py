@@ -25,6 +25,10 @@ Beginning = Callable[[Supervisor], Awaitable[Mapping[str, object]]]
 """Returns the state for the next life of a worker, as `{"checkpoint": data}`, or nothing."""
 
 
+TokenOf = Callable[[Spec, Mapping[str, object]], Awaitable[dict[str, object]]]
+"""Returns the access token of the moment for a remote server, or another one than that which it refused; {} where it has none."""
+
+
 class Asking(Protocol):
     """Represents the supervisor of a worker, as far as it is known here."""
 
@@ -42,6 +46,10 @@ async def _anew(_: object) -> Mapping[str, object]:
     return {}
 
 
+async def _no_token(_spec: Spec, _wish: Mapping[str, object]) -> dict[str, object]:
+    return {}
+
+
 def _at_once(_supervisor: object, _method: str) -> None:
     return None
 
@@ -55,6 +63,8 @@ class Requests(Generic[Supervisor]):
         self._gate: Gate[Supervisor] = _at_once
         self.beginning_of: Beginning[Supervisor] = _anew
         """Returns what the next life of a worker begins with."""
+        self.token_of: TokenOf = _no_token
+        """Returns the access token of the moment for the process of a remote server."""
 
     def serve(self, method: str, handler: Handler[Supervisor]) -> None:
         """Answers the requests of a method by `handler`."""
@@ -71,6 +81,10 @@ class Requests(Generic[Supervisor]):
     def begin_by(self, beginning_of: Beginning[Supervisor]) -> None:
         """Asks `beginning_of` before each life."""
         self.beginning_of = beginning_of
+
+    def give_tokens_by(self, token_of: TokenOf) -> None:
+        """Asks `token_of` for the access tokens of remote servers."""
+        self.token_of = token_of
 
     def answer(self, supervisor: Supervisor, request: Request) -> Awaitable[object]:
         """Returns the answer to a request of a worker."""

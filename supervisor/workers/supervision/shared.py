@@ -8,17 +8,12 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Protocol
 
-from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.records.events.bus import Bus
-from corral.supervisor.records.events.history import EventHistory
 from corral.supervisor.records.logs.store import LogStore
 from corral.supervisor.records.store.incarnations import Incarnations
-from corral.supervisor.records.store.store import Store
 
 from ..lifecycle.placements import Placements
 from ..listening.sockets import ListenSockets
@@ -26,8 +21,6 @@ from ..process.launch import Host
 from ..process.launcher_client import Launcher
 from ..process.sandbox import Removals
 from ..zygote.pool import ZygotePool
-from .alerts import Counts
-from .checkpoints import Checkpoints
 from .health_monitor import Surroundings
 from .probes import Probes
 from .start_gate import StartGate
@@ -62,18 +55,6 @@ class StallClock:
         return self._woke_at
 
 
-class Tokens(Protocol):
-    """Gives the processes of remote MCP servers their access tokens: the port of the room `logins`."""
-
-    async def token(self, spec: Spec, wish: Mapping[str, object]) -> dict[str, object]:
-        """Returns the token of the moment, or another one than that which the server refused."""
-        ...
-
-    async def removed(self, name: str) -> None:
-        """Forgets what is kept of a server that was removed."""
-        ...
-
-
 @dataclass(frozen=True)
 class Shared:
     """Holds the collaborators of every supervisor.
@@ -85,18 +66,13 @@ class Shared:
     launcher: Launcher
     zygotes: ZygotePool
     bus: Bus
-    event_history: EventHistory
-    store: Store
     incarnations: Incarnations
-    checkpoints: Checkpoints
     logs: LogStore
     generation: int
     host: Host
-    stall_clock: StallClock
     probes: Probes
-    tokens: Tokens
-    alert_counts: Counts
     starting: asyncio.Semaphore
+    stall_clock: StallClock = field(default_factory=StallClock)
     start_gate: StartGate = field(default_factory=lambda: StartGate(PREPARED_STARTS))
     removals: Removals = field(default_factory=Removals)
     task_moments: TaskMoments = field(default_factory=TaskMoments)

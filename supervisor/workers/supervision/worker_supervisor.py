@@ -115,7 +115,7 @@ class _LineHooks:
         self._supervisor.on_updated(uri)
 
     async def token(self, wish: Mapping[str, object]) -> object:
-        return await self._supervisor.shared.tokens.token(self._supervisor.spec, wish)
+        return await self._supervisor.requests.token_of(self._supervisor.spec, wish)
 
     async def probe(self, ready: Readiness) -> Finding:
         supervisor = self._supervisor

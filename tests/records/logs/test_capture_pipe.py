@@ -116,7 +116,8 @@ def test_a_flood_waits_at_its_pipe_while_another_tenant_calls_and_loses_nothing(
         asked.append((agent, size_bytes))
         return pauses.pop(0) if pauses else 0.0
 
-    logs = LogStore(tmp_path / "logs", read_pause_s=pause_s)
+    logs = LogStore(tmp_path / "logs")
+    logs.pause_by(pause_s)
 
     async def scenario() -> None:
         pipe, quiet = Pipe(logs), Pipe(logs, "quiet-0")

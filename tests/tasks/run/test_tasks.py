@@ -227,6 +227,8 @@ class OnStart:
 class Remembering:
     """What a session remembers; what is to be written of it is refused for ever."""
 
+    key_values = None
+
     def __init__(self) -> None:
         self.dropped_ones: list[str] = []
 

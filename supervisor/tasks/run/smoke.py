@@ -5,11 +5,12 @@ import contextlib
 
 from corral.supervisor.agents.rollout.roll import Try
 from corral.supervisor.config.spec.spec import Spec
-from corral.supervisor.tasks.run.backlog import Origin
-from corral.supervisor.tasks.run.tasks import Tasks
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import CorralError
 from corral.worker.contract.records import Boundaries, Retry, TaskParams
+
+from .backlog import Origin
+from .tasks import Tasks
 
 
 def smoke_of(tasks: Tasks) -> Try:

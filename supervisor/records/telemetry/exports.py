@@ -1,30 +1,37 @@
-"""Composes what goes to a collector of OpenTelemetry: spans, figures and log lines, as `[telemetry]` asks for.
+"""Makes what goes to a collector of OpenTelemetry: spans, figures and log lines, as `[telemetry]` asks for.
 
 opentelemetry costs 0.4 s and 20 MB: it is imported where `otlp` is set, and nowhere else.
 """
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from corral import __version__
-from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.config.spec.spec import Telemetry
-from corral.supervisor.faces.prometheus.snapshot import Figures
-from corral.supervisor.records.events.bus import Bus
-from corral.supervisor.records.logs.file_format import Record
-from corral.supervisor.records.logs.store import LogStore
-from corral.supervisor.records.telemetry.log_lines import LogExport, Report
-from corral.supervisor.records.telemetry.tracing import Tracer
 from corral.worker.contract.errors import InvalidParams
+
+from ..events.bus import Bus
+from ..logs.file_format import Record
+from ..logs.store import LogStore
+from .log_lines import LogExport, Report
+from .tracing import Tracer, Tracing
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
-    from corral.supervisor.records.telemetry.otlp import Origin
+    from .otlp import Origin
 
 logger = logging.getLogger(__name__)
+
+
+class FiguresExport(NamedTuple):
+    """Describes how figures are sent: what sends them, what takes whether they were dropped, and the seconds in between."""
+
+    send: "Callable[[Callable[[], Iterable[Metric]], int, int], Awaitable[bool]]"
+    report: Report
+    interval_s: float
 
 
 class Exports:
@@ -36,11 +43,11 @@ class Exports:
         self._dropping: set[str] = set()
         self._origin = None if settings.otlp is None else _origin(settings.otlp, generation)
 
-    def tracer(self, stack: contextlib.AsyncExitStack) -> Tracer | None:
-        """Returns what makes spans, None where none are wanted; `stack` ends it."""
+    def tracing(self, stack: contextlib.AsyncExitStack) -> Tracing:
+        """Returns what makes spans, where any are wanted; `stack` ends it."""
         if self._origin is None or not self._settings.traces:
-            return None
-        from corral.supervisor.records.telemetry.exporter import Exporter  # noqa: PLC0415  # as the head of this file says
+            return Tracing()
+        from .exporter import Exporter  # noqa: PLC0415  # as the head of this file says
 
         exporter = Exporter(self._origin, self._report_of("traces"))
         stack.push_async_callback(exporter.close)
@@ -50,8 +57,8 @@ class Exports:
         """Sends the lines that are written from now on, if that is wanted; `stack` ends it."""
         if self._origin is None or not self._settings.logs:
             return
-        from corral.supervisor.records.telemetry.otlp import in_thread  # noqa: PLC0415  # as above
-        from corral.supervisor.records.telemetry.otlp_logs import LogExporter  # noqa: PLC0415  # as above
+        from .otlp import in_thread  # noqa: PLC0415  # as above
+        from .otlp_logs import LogExporter  # noqa: PLC0415  # as above
 
         exporter = LogExporter(self._origin)
 
@@ -62,20 +69,19 @@ class Exports:
         stack.push_async_callback(export.close)
         await export.placed()
 
-    async def figures(self, figures: Figures, in_force: InForce) -> None:
-        """Sends the figures of `/metrics` until it is cancelled, if that is wanted."""
+    def of_figures(self) -> FiguresExport | None:
+        """Returns what sends the figures of `/metrics`, None where none are wanted."""
         if self._origin is None or not self._settings.metrics:
-            return
-        from corral.supervisor.faces.prometheus.push import push  # noqa: PLC0415  # as above
-        from corral.supervisor.records.telemetry.otlp import in_thread  # noqa: PLC0415  # as above
-        from corral.supervisor.records.telemetry.otlp_metrics import MetricsExporter  # noqa: PLC0415  # as above
+            return None
+        from .otlp import in_thread  # noqa: PLC0415  # as above
+        from .otlp_metrics import MetricsExporter  # noqa: PLC0415  # as above
 
         exporter = MetricsExporter(self._origin)
 
         async def send(metrics: "Callable[[], Iterable[Metric]]", started_ns: int, now_ns: int) -> bool:
             return await in_thread(lambda: exporter.send(metrics(), started_ns, now_ns))
 
-        await push(figures, in_force, send, self._report_of("metrics"), self._settings.metrics_interval)
+        return FiguresExport(send, self._report_of("metrics"), self._settings.metrics_interval)
 
     def _report_of(self, signal: str) -> Report:
         """Returns what takes the state of a signal, as often as it likes: the first drop of any and the end of all are told."""
@@ -95,7 +101,7 @@ class Exports:
 
 def _origin(address: str, generation: int) -> "Origin":
     try:
-        from corral.supervisor.records.telemetry.otlp import Origin  # noqa: PLC0415  # as the head of this file says
+        from .otlp import Origin  # noqa: PLC0415  # as the head of this file says
     except ImportError as error:
         raise InvalidParams(
             f'cannot export to [telemetry] otlp: {error.name} is not installed; install "corral[otel]"',
