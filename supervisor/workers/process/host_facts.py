@@ -1,7 +1,6 @@
 """Collects the facts of a machine that decide how corral can contain, limit and isolate processes on it.
 
-The facts are read, not judged: `host_check` judges them. Standard library alone: `corral doctor` starts in the time that
-the import takes.
+The facts are read, not judged: `host_check` judges them.
 """
 
 import os
@@ -245,14 +244,13 @@ def _folder_problem(folder: Path) -> str:
 
 def _filesystem(folder: Path) -> str:
     """Returns the type of the file system, from the longest mount point above the folder."""
-    real = os.path.realpath(folder)
-    best, kind = "", ""
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        fields, _, rest = line.partition(" - ")
-        mounted = fields.split()[4].replace("\\040", " ")
-        if (real + "/").startswith(mounted.rstrip("/") + "/") and len(mounted) >= len(best):
-            best, kind = mounted, rest.split()[0]
-    return kind
+    import psutil  # noqa: PLC0415  # it costs 1 MB: only who asks for the facts pays
+
+    mounted = {
+        each.mountpoint: each.fstype for each in psutil.disk_partitions(all=True)
+    }  # a later one covers an earlier
+    real = Path(os.path.realpath(folder))
+    return next((mounted[str(each)] for each in (real, *real.parents) if str(each) in mounted), "")
 
 
 def _number(path: str, otherwise: int = 1 << 22) -> int:
