@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("cli", "mcp", "supervisor", "worker")
 BOUND_S = 30.0
 ROUNDS = 7
+PARAMETERS_MAX = 7
 
 TRACER = r"""
 import os, signal, sys, json
@@ -203,11 +204,14 @@ def shape(tree: Path) -> dict[str, str]:
     """Returns the rows of the table that need no running daemon."""
     modules = modules_of(tree)
     rooms = rooms_of(modules)
+    supervised_modules = {name for name in modules if name.startswith("supervisor.")}
     supervised = [name for name in rooms if name.startswith("supervisor.")]
     kinds: Counter[str] = Counter()
     longest = (0, "")
     constructor = fields = (0, "")
     protocols = forwarding = 0
+    long: list[str] = []
+    bound: list[str] = []
     for name, path in modules.items():
         text = path.read_text("utf-8")
         syntax = ast.parse(text)
@@ -224,7 +228,12 @@ def shape(tree: Path) -> dict[str, str]:
                     fields = max(fields, (size, f"{name}.{node.name}"))
                 for each in node.body:
                     if isinstance(each, ast.FunctionDef) and each.name == "__init__":
-                        constructor = max(constructor, (len(parameters(each)), f"{name}.{node.name}"))
+                        count = len(parameters(each))
+                        constructor = max(constructor, (count, f"{name}.{node.name}"))
+                        if count > PARAMETERS_MAX and name in supervised_modules:
+                            long.append(f"{name}.{node.name} ({count})")
+                    if isinstance(each, ast.FunctionDef) and each.name == "bind" and name in supervised_modules:
+                        bound.append(f"{name}.{node.name}")
     tests = [path.read_text("utf-8") for path in sorted((tree / "tests").rglob("*.py"))]
     written, made = words_of_docs(tree)
     return {
@@ -241,6 +250,8 @@ def shape(tree: Path) -> dict[str, str]:
         "statement": f"{kinds['statement']:,}",
         "longest module": f"{longest[1]}, {longest[0]} lines",
         "largest constructor": f"{constructor[1]}, {constructor[0]} parameters",
+        f"constructors of supervisor over {PARAMETERS_MAX} parameters": _counted(long),
+        "methods of supervisor named bind": _counted(bound),
         "largest dataclass": f"{fields[1]}, {fields[0]} fields",
         "protocols": str(protocols),
         "forwarding methods": str(forwarding),
@@ -248,6 +259,10 @@ def shape(tree: Path) -> dict[str, str]:
         "words of docs, written by hand": f"{written:,}",
         "words of docs, written by a program and committed": f"{made:,}",
     }
+
+
+def _counted(names: list[str]) -> str:
+    return ": ".join([str(len(names)), *([", ".join(names)] if names else [])])
 
 
 # --- the paths --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from corral.worker.contract.errors import InvalidParams, SpawnFailed
 
@@ -44,6 +44,18 @@ def program_of(kind: str) -> str:
     return found
 
 
+class ServerPlaces(NamedTuple):
+    """Says where servers run: addresses and ports, free ones here by default; what runs each, and variables for all."""
+
+    hosts: Sequence[str] = ()
+    ports: Sequence[int] = ()
+    before: Sequence[Sequence[str]] = ()
+    environ: Mapping[str, str] = {}
+
+
+HERE = ServerPlaces()
+
+
 class LocalServers:
     """Starts and stops the servers of one engine."""
 
@@ -53,12 +65,9 @@ class LocalServers:
         count: int,
         folder: Path,
         *,
-        ports: Sequence[int] = (),
         fsync: Fsync = "usual",
         token: str = "",
-        hosts: Sequence[str] = (),
-        before: Sequence[Sequence[str]] = (),
-        environ: Mapping[str, str] | None = None,
+        places: ServerPlaces = HERE,
     ) -> None:
         if count not in ((1, 3) if kind == "nats" else (1,)):
             reason = "NATS has 1 or 3 servers here, Redis 1"
@@ -69,12 +78,12 @@ class LocalServers:
         self._program = program_of(kind)
         self._fsync = fsync
         self.token = token
-        self._hosts = hosts or [HOST] * count
-        self._before = before or [()] * count
-        self._environ = dict(environ or {})
-        number = (0 if ports else count) + (count if count > 1 else 0)
+        self._hosts = places.hosts or [HOST] * count
+        self._before = places.before or [()] * count
+        self._environ = dict(places.environ)
+        number = (0 if places.ports else count) + (count if count > 1 else 0)
         found, self._held = reserve(number)
-        self.ports = list(ports) or found[:count]
+        self.ports = list(places.ports) or found[:count]
         self._routes = found[-count:] if count > 1 else []
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
 

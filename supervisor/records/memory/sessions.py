@@ -162,16 +162,7 @@ class Memory:
             delta, limit_bytes=rules.max_session_bytes, trims=rules.overflow == "trim", named=named(name)
         )
         step = AppendTurn(
-            name,
-            session.state,
-            turn,
-            created_at=session.created_at,
-            is_stored=session.is_stored,
-            compress=rules.compression,
-            max_sessions=rules.max_sessions if rules.session_overflow == "evict" else None,
-            spared=self.spared(name[0]),
-            ttl_s=delta.ttl_s,
-            claim=self._claim(name[0]),
+            name, session, turn, rules, spared=self.spared(name[0]), ttl_s=delta.ttl_s, claim=self._claim(name[0])
         )
         self._pending[task.id] = _Pending(session, step)
         return (step,)

@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import UNSET, UnsetType
 
+from corral.supervisor.config.spec import spec
 from corral.worker.contract.errors import CorralError, Corrupted
 
 from ..store.sealed import seal
 from ..store.store import Row, Statement, Step, moment_of, number_of
+from .cache import HeldSession
 from .overflow import Entry
 from .pooling import Claim, Name
 from .rows import remove_session
@@ -50,33 +52,30 @@ class AppendTurn(Step):
     def __init__(
         self,
         name: Name,
-        state: SessionState,
+        session: HeldSession,
         turn: Turn,
+        rules: spec.Memory,
         *,
-        created_at: float,
-        is_stored: bool,
-        compress: bool,
-        max_sessions: int | None,
         spared: frozenset[str],
         ttl_s: float | UnsetType | None = UNSET,
         claim: Claim | None = None,
     ) -> None:
         self.at = time.time()
         self.evicted: tuple[str, ...] = ()
-        self.was_stored = is_stored
+        self.was_stored = session.is_stored
         self.turn = turn
         """The turn that was written; it drops more messages than the planned one where the pool is full."""
         self.claim = claim
         self._name = name
-        self._state = state
+        self._state = session.state
         self._planned = turn
         self._ttl_s = ttl_s
         self._blob = encoded(turn)
         self.size_bytes = len(self._blob)
         self._is_sealed = False
-        self._compress = compress
-        self._created_at = created_at
-        self._max_sessions = max_sessions
+        self._compress = rules.compression
+        self._created_at = session.created_at
+        self._max_sessions = rules.max_sessions if rules.session_overflow == "evict" else None
         self._spared = spared
 
     @property

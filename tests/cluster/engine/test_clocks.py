@@ -9,7 +9,7 @@ import pytest
 from cluster_of_daemons import engine_or_skip
 from corral.supervisor.cluster.engine.connection import open_engine
 from corral.supervisor.cluster.engine.interface import Engine
-from corral.supervisor.cluster.engine.local_servers import LocalServers
+from corral.supervisor.cluster.engine.local_servers import LocalServers, ServerPlaces
 from corral.supervisor.config.declared.cluster import ClusterSettings
 from faults import clock
 from faults.clock import WallClock
@@ -24,7 +24,7 @@ def moved(tmp_path: Path) -> Iterator[tuple[WallClock, LocalServers]]:
     if reason := clock.why_not():
         pytest.skip(reason)
     found = WallClock(tmp_path, "redis")
-    with LocalServers("redis", 1, tmp_path, environ=found.environ) as servers:
+    with LocalServers("redis", 1, tmp_path, places=ServerPlaces(environ=found.environ)) as servers:
         yield found, servers
 
 

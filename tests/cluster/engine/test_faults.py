@@ -18,7 +18,7 @@ import engine_load
 from corral.supervisor.cluster.engine.interface import Engine
 from corral.supervisor.cluster.engine.jetstream import JetStream
 from corral.supervisor.cluster.engine.jetstream_wire import TASKS
-from corral.supervisor.cluster.engine.local_servers import LocalServers, program_of
+from corral.supervisor.cluster.engine.local_servers import LocalServers, ServerPlaces, program_of
 from corral.worker.contract.errors import InvalidParams, Timeout
 from daemon_process import BOUND_S
 from engine_load import Load, more
@@ -171,8 +171,8 @@ def test_a_partition_ends_every_wait_and_loses_nothing(
     name, address = network
     port = 24_222
     before = ("ip", "netns", "exec", name)
-    how = {"hosts": [address], "ports": [port], "before": [before], "token": "secret"}
-    with servers_of(kind, 1, tmp_path, **how) as servers:
+    places = ServerPlaces(hosts=[address], ports=[port], before=[before])
+    with servers_of(kind, 1, tmp_path, places=places, token="secret") as servers:
 
         def link(state: str) -> None:
             there = f"{name}b"[-15:]

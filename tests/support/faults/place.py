@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
-from corral.supervisor.cluster.engine.local_servers import Fsync, LocalServers
+from corral.supervisor.cluster.engine.local_servers import Fsync, LocalServers, ServerPlaces
 from faults import clock, disk, network, versions
 from faults.clock import WallClock
 from faults.network import Network
@@ -69,10 +69,12 @@ class Places:
             folder,
             fsync=fsync,
             token=TOKEN,
-            ports=[PORT] * count,
-            hosts=[self.network.address(name) for name in self.servers],
-            before=[self.network.before(name) for name in self.servers],
-            environ=self.clocks["servers"].environ if moved else {},
+            places=ServerPlaces(
+                hosts=[self.network.address(name) for name in self.servers],
+                ports=[PORT] * count,
+                before=[self.network.before(name) for name in self.servers],
+                environ=self.clocks["servers"].environ if moved else {},
+            ),
         )
 
     def _mount(self, name: str, folder: Path, size: str) -> None:
