@@ -213,7 +213,7 @@ def test_a_daemon_without_a_cluster_imports_nothing_of_it(tmp_path: Path) -> Non
     config.write_text(ECHO)
     program = (
         "import sys\n"
-        "import corral.supervisor.daemon, corral.supervisor.daemon.composition.rooms\n"
+        "import corral.supervisor.daemon, corral.supervisor.daemon.composition.groups\n"
         "from corral.supervisor.daemon.host.installation import read_config\n"
         "from pathlib import Path\n"
         "read_config(Path(sys.argv[1]))\n"
@@ -223,7 +223,7 @@ def test_a_daemon_without_a_cluster_imports_nothing_of_it(tmp_path: Path) -> Non
         [sys.executable, "-P", "-c", program, str(config)], capture_output=True, text=True, timeout=BOUND_S, check=True
     )
     loaded = ended.stdout.split()
-    assert "corral.supervisor.daemon.composition.rooms" in loaded
+    assert "corral.supervisor.daemon.composition.groups" in loaded
     rooms = tuple(f"corral.supervisor.{room}" for room in ROOMS)
     assert [name for name in loaded if name.startswith((*rooms, "nats", "redis"))] == []
     with DaemonProcess(tmp_path, ECHO) as here, pytest.raises(NotFound) as alone:

@@ -192,7 +192,7 @@ def test_without_telemetry_a_context_is_passed_on_and_nothing_is_imported(tmp_pa
         assert (plain["output"], plain["traceparent"]) == (None, None)
         maps = Path(f"/proc/{daemon.process.pid}/maps").read_text()
         assert "google/_upb" not in maps  # what encodes protobuf
-    code = "import sys, corral.supervisor.daemon.composition.rooms; print(*sys.modules)"
+    code = "import sys, corral.supervisor.daemon.composition.groups; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "opentelemetry" not in done.stdout
 
