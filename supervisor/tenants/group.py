@@ -67,7 +67,7 @@ def make_tenants(records: RecordsGroup, workers: WorkersGroup) -> TenantsGroup:
 
     tenants.subscribe(changed)
     trees = TenantTrees(tenants, workers.limits, launcher, refusals)
-    slices = Slices(tenants, launcher, refusals.note)
+    slices = Slices(tenants, launcher, refusals)
     records.in_force.subscribe(lambda _: slices.reloaded())
     records.in_force.subscribe(lambda _: trees.reloaded())
     return TenantsGroup(

@@ -1,7 +1,7 @@
 """Carries out deployments: find, verify, check needs, install, roll; and promotes, aborts and lists them.
 
 Guarantees one deployment of an agent at a time, and a record that says how it ended, after a kill -9 too. Nothing here
-touches what serves: `Agents.roll` alone moves it, in a transaction of its own. A deployment outlives the call that
+touches what serves: `RunningSet.roll` alone moves it, in a transaction of its own. A deployment outlives the call that
 asked for it. Its state at rest follows from the spec in force: the version in whose folder the agent works is current.
 """
 
@@ -35,10 +35,11 @@ from corral.worker.control.deployments import Deployment, DeploymentCheck, Deplo
 from .folders import OF_TENANT, remove
 from .installer import Installer
 from .needs import missing, words
+from .package_source import PackageSource
 from .plan import UNFINISHED, Package, agent_table, kept_settings
-from .ports import Agents, Change, Packages
 from .records import Records
 from .runner import Limits
+from .running_set import Change, RunningSet
 
 KEPT_VERSIONS = 5
 """Number of versions of an agent that have served, whose files are kept for a rollback."""
@@ -59,8 +60,8 @@ class Deployments:
         self,
         records: Records,
         installer: Installer,
-        packages: Packages,
-        agents: Agents,
+        packages: PackageSource,
+        agents: RunningSet,
         path: str,
         folder_of: Callable[[str], str],
     ) -> None:

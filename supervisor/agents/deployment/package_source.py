@@ -19,11 +19,11 @@ class PackageSource:
         self._store = store
 
     async def find(self, reference: str) -> Package:
-        """Returns a version; see `ports.Packages`."""
+        """Returns the version that NAME or NAME@VERSION stands for, after its bytes were verified."""
         return described(await self._store.find(reference))
 
     def unpack(self, package: Package, target: Path) -> None:
-        """Writes the files of a package; see `ports.Packages`."""
+        """Writes the files of a package into a folder; blocks."""
         self._store.unpack(package.digest, target, tenant_of(package.name))
 
 

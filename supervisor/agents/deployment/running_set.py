@@ -7,6 +7,8 @@ import asyncio
 import shutil
 from collections.abc import Callable, Collection, Mapping
 
+from msgspec import Struct
+
 from corral.supervisor.config.decoding.decoder import STORE
 from corral.supervisor.config.spec.loader import decode_agent
 from corral.supervisor.config.spec.spec import Spec
@@ -23,7 +25,6 @@ from ..membership.agents import Agents
 from ..rollout.roll import failure
 from ..rollout.rollouts import Rollout, Rollouts
 from .needs import Facts
-from .ports import Change
 
 LOOK_S = 0.05
 """Seconds between two looks at the health checks of a first version, whose success is no event, and at finishing workers."""
@@ -31,6 +32,15 @@ LOOK_S = 0.05
 
 LENT = ("tenant", "agent")
 """Shares of the owner's servers that a tenant's agents may have."""
+
+
+class Change(Struct, frozen=True, kw_only=True):
+    """Describes the change of an agent to a version of a package: its author and reason, and the share of the workers."""
+
+    package: str
+    by: str
+    why: str = ""
+    share: float = 1.0
 
 
 class RunningSet:
@@ -73,7 +83,7 @@ class RunningSet:
         return self._folder_of(tenant) if tenant else "/"
 
     async def roll(self, name: str, table: Mapping[str, object], change: Change) -> int | None:
-        """Changes an agent, or adds it; see `ports.Agents`."""
+        """Changes an agent, or adds it, and returns its revision when the version serves, or its share of the workers does."""
         addition = Addition(name, "agent", table, self._directory(name))
         cause = Cause("deploy", change.by, change.why, change.package)
         if name not in self._agents.agents:
@@ -88,14 +98,14 @@ class RunningSet:
         return head.rolling or head.current
 
     async def promote(self, name: str) -> None:
-        """Replaces the rest of the workers; see `ports.Agents`."""
+        """Gives the rest of the workers the version that a share of them has."""
         rollout = self._begun[name]
         if self._rollouts.of(name) is rollout:
             self._rollouts.proceed(name)
         await self._until_done(rollout)
 
     async def abort(self, name: str, reason: str) -> None:
-        """Takes back what is under way, and waits until it is; see `ports.Agents`."""
+        """Takes a change that is under way back; returns when the spec before is in force again."""
         rollout = self._begun.pop(name, None)
         if rollout is not None and self._rollouts.of(name) is rollout:
             self._rollouts.take_back(name, reason)
@@ -103,7 +113,7 @@ class RunningSet:
         await self.quiet(name, or_finishing=True)
 
     async def quiet(self, name: str, *, or_finishing: bool = False) -> None:
-        """Waits until all workers of an agent are those of its spec; see `ports.Agents`."""
+        """Waits until all workers of an agent are those of its spec: former and refused ones have ended."""
         while True:
             await asyncio.sleep(LOOK_S)  # a change that was taken back begins its way back a moment later
             agent = self._agents.agents.get(name)
@@ -171,7 +181,7 @@ class RunningSet:
                 raise WorkerFailed(f'cannot add "{spec.name}": {words}', agent=spec.name, reason=words)
 
     def referred(self) -> Collection[str]:
-        """Returns the paths that specs refer to; see `ports.Agents`."""
+        """Returns the working directories and interpreters of all specs that are in force or are to be."""
         found: set[str] = set()
         for agent in self._agents.agents.values():
             for spec in (agent.spec, agent.target, *(each.spec for each in agent.lives)):
@@ -181,7 +191,7 @@ class RunningSet:
         return found
 
     def facts(self, commands: Collection[str], tenant: str) -> Facts:
-        """Returns the local names of what an owner has, of `commands` those in PATH; see `ports.Agents`."""
+        """Returns the local names of what an owner has on this machine; of `commands` those in PATH."""
         every = [agent.spec for agent in self._agents.agents.values()]
         specs = [spec for spec in every if tenant_of(spec.name) == tenant]
         shared = {spec.name for spec in every if spec.kind == "mcp" and not tenant_of(spec.name) and spec.share in LENT}

@@ -6,18 +6,16 @@ order and the limit.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from corral.supervisor.config.spec.spec import Config, Spec
 from corral.supervisor.workers.lifecycle.cordon import Unschedulable
-from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
-from corral.worker.contract.errors import NotFound, Timeout
+from corral.worker.contract.errors import Timeout
 
 from ..external.logins import Logins
 from ..kept.agent_rows import EmergencyStop
 from ..kept.overrides import Overrides
 from ..rollout.rollouts import Rollouts
-from ..running.agent import Agent
 from ..running.running_agents import RunningAgents
 from .changes import SpecChanges
 from .groups import Groups
@@ -37,6 +35,12 @@ class Agents:
         self.registry = registry = running.registry
         self.in_force = registry.in_force
         self.agents = registry.agents
+        self.of, self.unknown = registry.of, registry.unknown
+        self.supervisors, self.all_supervisors, self.selected = (
+            registry.supervisors,
+            registry.all_supervisors,
+            registry.selected,
+        )
         self.tenants = running.tenants
         self.revisions = running.revisions
         self.emergency = running.emergency
@@ -67,28 +71,6 @@ class Agents:
     def emergency_stop(self) -> EmergencyStop | None:
         """Returns the emergency stop that is in force."""
         return self.emergency.in_force
-
-    # -- look-up
-
-    def of(self, name: str) -> Agent:
-        """Returns the agent or server of that name."""
-        return self.registry.of(name)
-
-    def unknown(self, what: str, name: str) -> NotFound:
-        """Makes the error for a name that is no agent's; `what` is the kind that was looked for."""
-        return self.registry.unknown(what, name)
-
-    def supervisors(self, name: str) -> list[WorkerSupervisor]:
-        """Returns all supervisors of an agent, or the one of a worker id."""
-        return self.registry.supervisors(name)
-
-    def all_supervisors(self) -> list[WorkerSupervisor]:
-        """Returns every supervisor, in the order of the configuration."""
-        return self.registry.all_supervisors()
-
-    def selected(self, names: Sequence[str], everything: bool) -> list[WorkerSupervisor]:
-        """Returns the supervisors that a command names, each once."""
-        return self.registry.selected(names, everything)
 
     # -- the daemon's life
 

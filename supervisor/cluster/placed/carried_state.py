@@ -11,12 +11,13 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Protocol
 
 import msgspec
 from msgspec import Raw, Struct
 
 from corral.supervisor.records.events.bus import Bus
+from corral.supervisor.records.memory.sessions import Memory
+from corral.supervisor.workers.supervision.checkpoints import Checkpoints
 from corral.worker.contract.errors import Conflict, Timeout
 
 from ..engine.interface import Engine, Entry
@@ -56,52 +57,14 @@ class Carried(Struct, frozen=True, kw_only=True):
     """Whether a session was cleared; `data` is an empty one."""
 
 
-class Stores(Protocol):
-    """Represents what of the store of this node is carried."""
-
-    async def packed(self, agent: str, session: str) -> bytes | None:
-        """Returns a whole session; None where there is none."""
-        ...
-
-    async def unpack(self, agent: str, session: str, record: bytes, ends_at: float | None) -> None:
-        """Replaces a whole session, and its end."""
-        ...
-
-    async def session_end(self, agent: str, session: str) -> float | None:
-        """Returns when a session ends, in seconds of the Unix epoch; None where no end was given to it."""
-        ...
-
-    async def drop_session(self, agent: str, session: str) -> None:
-        """Removes a session of this node alone."""
-        ...
-
-    def empty_session(self) -> bytes:
-        """Returns a session without a turn."""
-        ...
-
-    async def take_value(self, agent: str, session: str, key: str, value: object, ends_at: float | None) -> None:
-        """Keeps a value by key, None for its end."""
-        ...
-
-
-class TaskCheckpoints(Protocol):
-    """Represents the checkpoints of this node."""
-
-    async def take_over(self, agent: str, worker: str | None, task: str | None, data: object) -> None:
-        """Keeps a checkpoint of another node."""
-        ...
-
-
 class CarriedState:
     """Writes and reads what is carried."""
 
-    def __init__(
-        self, fences: Fences, placed: PlacedNames, bus: Bus, stores: Stores, checkpoints: TaskCheckpoints
-    ) -> None:
+    def __init__(self, fences: Fences, placed: PlacedNames, bus: Bus, memory: Memory, checkpoints: Checkpoints) -> None:
         self._fences = fences
         self._is_placed = placed.has
         self._bus = bus
-        self._stores = stores
+        self._memory = memory
         self._checkpoints = checkpoints
         self._given: OrderedDict[tuple[str, str], int] = OrderedDict()
 
@@ -161,7 +124,7 @@ class CarriedState:
             if found.ends_at is None or found.ends_at > time.time():
                 session, name = found.name
                 data = msgspec.json.decode(found.data)
-                await self._stores.take_value(agent, session, name, data, found.ends_at)
+                await self._memory.take_value(agent, session, name, data, found.ends_at)
 
     async def _all(self, engine: Engine, agent: str) -> dict[str, Carried]:
         """Returns all that an agent keeps."""
@@ -189,14 +152,14 @@ class CarriedState:
         if entry is None or found is None:
             return 0 if entry is None else entry.revision
         if found.is_over or (found.ends_at is not None and found.ends_at <= time.time()):
-            await self._stores.drop_session(agent, session)
+            await self._memory.drop_session(agent, session)
         else:
-            await self._stores.unpack(agent, session, bytes(found.data), found.ends_at)
+            await self._memory.unpack(agent, session, bytes(found.data), found.ends_at)
         return entry.revision
 
     async def give_session(self, agent: str, session: str, task: str, revision: int) -> None:
         """Stores a session with the turn of a task that was given it at `revision`."""
-        record = await self._stores.packed(agent, session)
+        record = await self._memory.packed(agent, session)
         if record is not None:
             given = await self._write(
                 agent,
@@ -205,7 +168,7 @@ class CarriedState:
                 task,
                 name=[session],
                 revision=revision,
-                ends_at=await self._stores.session_end(agent, session),
+                ends_at=await self._memory.session_end(agent, session),
             )
             self._given[agent, session] = given
             if len(self._given) > GIVEN_MAX:
@@ -227,7 +190,7 @@ class CarriedState:
         engine = self._fences.joining.engine
         if not self._is_placed(agent) or engine is None:
             return 0
-        empty, count = self._stores.empty_session(), 0
+        empty, count = self._memory.empty_session(), 0
         for what, found in (await self._all(engine, agent)).items():
             is_session = what.startswith(SESSION)
             if found.is_over or (is_session or what.startswith(VALUE)) is False:

@@ -8,9 +8,9 @@ amount with a time that is more than AHEAD_S ahead does not count yet.
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 from corral.supervisor.tasks.run import cluster
+from corral.supervisor.tasks.run.budgets import Budgets
 from corral.supervisor.tenants.quotas.spending import DAY_S, NO_COST, NO_TOKENS, Spending
 from corral.worker.contract.errors import Conflict, Timeout
 
@@ -26,14 +26,6 @@ AHEAD_S = 60.0
 
 KEPT_S = int(DAY_S + NO_COST.step_s)
 """Seconds that the engine keeps what a node has used, after its last use."""
-
-
-class Budgets(Protocol):
-    """Represents the budgets of this node."""
-
-    def spent(self, agent: str) -> tuple[Spending, Spending]:
-        """Returns the tokens of the last minute and the cents of the last day on this node alone, by the wall clock."""
-        ...
 
 
 class SharedBudgets(cluster.Elsewhere):

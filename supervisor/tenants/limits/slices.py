@@ -9,11 +9,14 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from corral.supervisor.machine.linux import cgroup
+from corral.supervisor.workers.process.launcher_client import Launcher
+from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.names import tenant_of
 
+from ..quotas.refusals import Refusals
 from ..registry.tenants import Tenants, limits_in_kernel
 
 WATCH_S = 2.0
@@ -22,14 +25,6 @@ WATCH_S = 2.0
 NO_FORKS: dict[str, int] = {}
 
 logger = logging.getLogger(__name__)
-
-
-class Publish(Protocol):
-    """Publishes that a limit of a tenant was reached."""
-
-    def __call__(self, tenant: str, key: str, limit: float, used: float, reason: str, *, agent: str | None) -> None:
-        """Takes the key of the limit, its value, the usage, and the reason in words."""
-        ...
 
 
 class Counts(NamedTuple):
@@ -58,46 +53,6 @@ def counts_of(path: Path) -> Counts:
     )
 
 
-class Places(Protocol):
-    """Finds the folders of slices: the launcher."""
-
-    def slice_of(self, tenant: str) -> Path | None:
-        """Returns the folder, whether it exists or not; None without control groups."""
-        ...
-
-
-class Named(Protocol):
-    """Names an agent."""
-
-    @property
-    def name(self) -> str:
-        """Returns its full name."""
-        ...
-
-
-class Leader(Protocol):
-    """Represents the process of a worker."""
-
-    @property
-    def pid(self) -> int | None:
-        """Returns its pid, None while there is none."""
-        ...
-
-
-class Started(Protocol):
-    """Represents a worker, as far as its tenant and its process are concerned."""
-
-    @property
-    def spec(self) -> Named:
-        """Returns the spec of its agent."""
-        ...
-
-    @property
-    def worker(self) -> Leader:
-        """Returns its state."""
-        ...
-
-
 def _all_counts(paths: Mapping[str, Path]) -> dict[str, Counts]:
     return {name: counts_of(path) for name, path in paths.items()}
 
@@ -105,11 +60,11 @@ def _all_counts(paths: Mapping[str, Path]) -> dict[str, Counts]:
 class Slices:
     """Changes the limits of slices, and tells when they are reached."""
 
-    def __init__(self, tenants: Tenants, places: Places, publish: Publish) -> None:
+    def __init__(self, tenants: Tenants, launcher: Launcher, refusals: Refusals) -> None:
         self._tenants = tenants
-        self._places = places
-        self._publish = publish
-        self._pids: dict[Started, int] = {}
+        self._launcher = launcher
+        self._publish = refusals.note
+        self._pids: dict[WorkerSupervisor, int] = {}
         self._counts: dict[str, Counts] = {}
         tenants.subscribe(self.relimit)
 
@@ -119,7 +74,7 @@ class Slices:
             await asyncio.sleep(WATCH_S)
             paths: dict[str, Path] = {}
             for name, tenant in self._tenants.all().items():
-                path = self._places.slice_of(name)
+                path = self._launcher.slice_of(name)
                 if path is not None and any(limits_in_kernel(tenant)):
                     paths[name] = path
             self._counts = {name: self._counts.get(name, Counts()) for name in paths}
@@ -154,7 +109,7 @@ class Slices:
             text = f'the tenant "{name}" was held back for {held_s:.1f} s: cpu_limit_percent = {limit}'
             self._publish(name, "cpu_limit_percent", limit, used, text, agent=None)
 
-    def changed(self, worker: Started) -> None:
+    def changed(self, worker: WorkerSupervisor) -> None:
         """Compares the limits of a tenant's slice when a worker of it starts: they may have changed since it was asked for."""
         tenant = tenant_of(worker.spec.name)
         if not tenant:
@@ -173,7 +128,7 @@ class Slices:
 
     def relimit(self, name: str) -> None:
         """Gives the slice of a tenant the limits in force, if it exists."""
-        path = self._places.slice_of(name)
+        path = self._launcher.slice_of(name)
         if path is None or not path.exists():
             return
         limits = limits_in_kernel(self._tenants.find(name))
