@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -178,6 +179,23 @@ def test_the_present_figures_are_those_of_statistics(daemon: DaemonProcess) -> N
     methods = daemon.call("statistics.show")["methods"]
     assert methods["task.run"]["count"] >= 5
     assert methods["task.run"]["p99_ms"] >= methods["task.run"]["p50_ms"] > 0
+
+
+def test_the_present_figures_are_of_this_second_however_long_a_step_is(tmp_path: Path) -> None:
+    (tmp_path / "spender.py").write_text(AGENT)
+    with DaemonProcess(tmp_path, CONFIG.replace('"200ms"', '"1h"')) as daemon:
+        before = daemon.call("metrics.latest")
+        run(daemon, 3)
+
+        def present() -> Any:
+            return next(each for each in daemon.call("metrics.latest")["agents"] if each["name"] == "spender")
+
+        begin = time.monotonic()
+        found = until(present, lambda found: found["total"]["executed"] == 3)
+        assert time.monotonic() - begin < 5, "a second, on a busy machine"
+        assert (found["last_minute"]["executed"], found["last_minute"]["up"]) == (3, 1)
+        assert daemon.call("metrics.latest")["at"] > before["at"]
+        assert sum(point["executed"] for point in daemon.call("metrics.history", agent="spender")["points"]) == 0
 
 
 def test_problems_are_named_with_the_reason(daemon: DaemonProcess) -> None:

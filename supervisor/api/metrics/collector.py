@@ -49,6 +49,9 @@ EARLY_MS = 50
 RECENT_MS = 60_000
 """Milliseconds of the steps that make the figures of the last minute."""
 
+PRESENT_MS = 1_000
+"""Milliseconds that the present figures are old at most, however long a step is."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -114,6 +117,7 @@ class Collector:
         self._clock = clock
         self._subjects: dict[str, _Subject] = {}
         self._storage: dict[str, int] | None = None
+        self._present = Snapshot(0, 0, {})
         self._before_ms: int | None = None
         self._turning = asyncio.Lock()
         self._reloaded = asyncio.Event()
@@ -210,6 +214,30 @@ class Collector:
         readings = {name: Reading(each.level, tuple(each.recent)) for name, each in self._subjects.items()}
         return Snapshot(self._before_ms, self._interval_ms, readings)
 
+    async def present(self) -> Snapshot:
+        """Returns readings of this second; those between two steps are made only while somebody looks, and become no rows."""
+        newest = max(self.snapshot(), self._present, key=lambda each: each.at_ms)
+        now_ms = int(self._clock() * 1000)
+        if self._before_ms is None or now_ms - newest.at_ms < PRESENT_MS:
+            return newest
+        readings: dict[str, Reading] = {}
+        sums = Step()
+        for number, agent in enumerate([*self._agents.agents.values()]):
+            level = self._read(agent)
+            sums = _together(sums, level)
+            if agent.spec.monitoring.enable_metrics:
+                readings[agent.name] = self._reading(agent.name, level, now_ms)
+            if number % AT_ONCE == AT_ONCE - 1:
+                await asyncio.sleep(0)
+        readings[DAEMON] = self._reading(DAEMON, self._level_of_daemon(sums), now_ms)
+        self._present = Snapshot(now_ms, self._interval_ms, readings)
+        return self._present
+
+    def _reading(self, name: str, level: Step, at_ms: int) -> Reading:
+        known = self._subjects.get(name)
+        before, recent = (Step(), ()) if known is None else (known.written, tuple(known.recent))
+        return Reading(level, (*recent, (at_ms, gained(level, before, max(1, at_ms - self.last_ms)))))
+
     # -- reading
 
     async def _steps(self, at_ms: int, span_ms: int, *, begins: bool) -> dict[str, Step]:
@@ -266,18 +294,21 @@ class Collector:
 
     def _level_of(self, agent: Agent) -> Step:
         """Returns the reading of an agent; the one before, where it has no process and nothing was counted."""
-        count = self._statistics.find(agent.name)
-        queued = self._tasks.queued(agent.name)
         known = self._subjects.get(agent.name)
-        lives = [each for each in agent.lives if each.worker.pid is not None]
-        if not lives:
+        if known is None:
+            return self._read(agent)
+        mark: tuple[object, ...] = ()
+        if not any(each.worker.pid is not None for each in agent.lives):
+            count, queued = self._statistics.find(agent.name), self._tasks.queued(agent.name)
             mark = (count, queued) if count is None else (count, queued, *_counters(count))
-            if known is not None and known.mark == mark:
+            if known.mark == mark:
                 return known.level
-            if known is not None:
-                known.mark = mark
-        elif known is not None:
-            known.mark = ()
+        known.mark = mark
+        return self._read(agent)
+
+    def _read(self, agent: Agent) -> Step:
+        count = self._statistics.find(agent.name)
+        lives = [each for each in agent.lives if each.worker.pid is not None]
         up = memory_bytes = open_files = running = 0
         cpu_s = 0.0 if count is None else count.cpu_s
         for supervisor in lives:
@@ -295,7 +326,7 @@ class Collector:
             processes=len(lives),
             memory_bytes=memory_bytes,
             open_files=open_files,
-            queued=queued,
+            queued=self._tasks.queued(agent.name),
             running=running,
         )
 

@@ -177,7 +177,7 @@ class MetricsView:
         """Returns the figures of the last step; with None of all agents and servers, and of the daemon."""
         if self.collector.is_enabled and not self.collector.steps:
             await self.collector.close()
-        snapshot = self.collector.snapshot()
+        snapshot = await self.collector.present()
         if not self.collector.is_enabled or not snapshot.readings:
             return MetricsLatest(
                 enabled=self.collector.is_enabled,
