@@ -84,7 +84,7 @@ async def _discover(http: Http, order: Order) -> tuple[str, Endpoints, tuple[str
     if found is None:
         raise _no_metadata(issuer)
     if document.get("dpop_bound_access_tokens_required") is True and not found.binds_tokens:
-        text = f'cannot log in at "{issuer}": the server wants tokens that are bound by DPoP, and it binds none with {dpop.ALGORITHM}'
+        text = f'cannot log in at "{issuer}": the server requires tokens that are bound by DPoP, and offers none with {dpop.ALGORITHM}'
         raise metadata.refused(text, "no-dpop", issuer=issuer)
     return resource, found, metadata.strings(document.get("scopes_supported")), challenge
 

@@ -201,7 +201,7 @@ class HttpBridge:
             await self._fail(number, error)
             is_denied = isinstance(error, PermissionDenied)
             if self._is_proven and is_denied and error.data.get("reason") == "needs-login":
-                raise Lost("the server wants another login") from error
+                raise Lost("the server requires another login") from error
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is one
             reason = self._server.masked(str(error)) or type(error).__name__
             text = f"cannot reach {self._server.address}: {reason}"

@@ -180,7 +180,7 @@ class Sessions:
         except CorralError as error:
             if is_sign_in(error):
                 raise
-            log_line(f"corral: cannot take up session {session_id}, a new one is told of it: {error.message}")
+            log_line(f"corral: cannot load session {session_id}, a new one gets its conversation: {error.message}")
             return None
         return session
 

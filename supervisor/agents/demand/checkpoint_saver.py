@@ -168,7 +168,7 @@ def check_protocol(supervisors: Sequence[WorkerSupervisor], what: str) -> None:
     """Raises Conflict if one of the workers has no checkpoints, because it speaks MCP."""
     for supervisor in supervisors:
         if supervisor.spec.speaks != "corral":
-            words = f'it speaks protocol "{supervisor.spec.protocol}", which has no checkpoints'
+            words = f'its protocol "{supervisor.spec.protocol}" has no checkpoints'
             raise Conflict(f"cannot {what}: {words}", name=supervisor.spec.name)
 
 

@@ -259,7 +259,7 @@ class Hibernation:
 
     def _one(self, name: str | None) -> WorkerSupervisor:
         if name is None:
-            raise InvalidParams("cannot tell into whom to restore: give a name", key="name")
+            raise InvalidParams("cannot choose a worker to restore: give a name", key="name")
         supervisors = self._agents.supervisors(name)
         check_protocol(supervisors, f'restore a checkpoint into "{name}"')
         if len(supervisors) != 1:

@@ -127,7 +127,7 @@ class Registry:
     def selected(self, names: Sequence[str], everything: bool) -> list[WorkerSupervisor]:
         """Returns the supervisors that a command names, each once."""
         if everything == bool(names):
-            raise InvalidParams("cannot tell whom: give names, or all", key="names", value=list(names))
+            raise InvalidParams("cannot choose agents: give names, or all", key="names", value=list(names))
         if everything:
             return self.all_supervisors()
         return list(dict.fromkeys(supervisor for name in names for supervisor in self.supervisors(name)))

@@ -74,7 +74,7 @@ class ToolCache:
         try:
             return msgspec.json.decode(value, type=Catalogue)
         except msgspec.DecodeError as error:  # another version of corral has written it
-            logger.info("what %s offers is read anew: %s", spec.name, error)
+            logger.info("lists of %s are read again: %s", spec.name, error)
             return Catalogue()
 
     def attach(self, agent: Agent, supervisor: WorkerSupervisor) -> None:

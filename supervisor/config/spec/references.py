@@ -195,7 +195,7 @@ def _why_no_member(name: str, groups: Mapping[str, Group], agents: Mapping[str, 
     if name not in agents:
         return f"no agent, team or workflow has this name{did_you_mean(name, [*agents, *groups])}"
     if agents[name].speaks != "corral":
-        return f'it speaks protocol "{agents[name].protocol}", which has no tasks'
+        return f'it takes no tasks (protocol "{agents[name].protocol}")'
     return None
 
 

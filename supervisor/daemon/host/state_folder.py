@@ -92,7 +92,7 @@ async def open_store(root: Path, is_to_end: asyncio.Event, notify: Callable[[str
     """
     path = root / STORE
     if not path.exists() and any((root / "logs").glob("[!.]*")):
-        text = '"%s" has logs and no %s: the store is made anew (was that left out of a copy?)'
+        text = '"%s" has logs and no %s: a new store is created (was that left out of a copy?)'
         logger.warning(text, root, STORE, extra={"fields": {"state_dir": str(root)}})
     loop = asyncio.get_running_loop()
     opened: asyncio.Future[Store] = loop.create_future()

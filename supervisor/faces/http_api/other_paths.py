@@ -29,7 +29,7 @@ def other_paths() -> dict[str, object]:
     refusals = _refusals(401, 403)
     not_ready: Schema = {"503": {"description": "Something is down, or the daemon stops.", **_json(ready)}}
     return {
-        "/healthz": {"get": {**_get("healthz", "Returns that the daemon lives", lives), "security": []}},
+        "/healthz": {"get": {**_get("healthz", "Returns that the daemon answers", lives), "security": []}},
         "/readyz": {
             "get": _get("readyz", "Returns whether everything that should run is up", ready, refusals | not_ready)
         },

@@ -181,7 +181,7 @@ class MainLoop:
             if own not in self.DESCRIPTORS or "argv" not in message:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             if key in self.trees.units:
-                raise OSError(errno.EEXIST, "this unit lives already")
+                raise OSError(errno.EEXIST, "this unit exists already")
             lease = message.get("lease", 0)
             if lease and not self.lease.holds(lease):
                 stage = "lease"

@@ -210,7 +210,7 @@ def _care(facts: Facts) -> list[Finding]:
     """Returns the findings about the daemon itself."""
     found: list[Finding] = []
     if facts.is_daemon:
-        text = "kept by systemd" if facts.under_systemd else "nobody starts it again when it dies"
+        text = "kept by systemd" if facts.under_systemd else "nothing starts it again when it dies"
         found.append(
             Finding(
                 "service", "ok" if facts.under_systemd else "warning", text, "" if facts.under_systemd else UNIT_REMEDY
@@ -317,7 +317,7 @@ def promises(facts: Facts) -> list[Promise]:
     kept = Promise("nothing accepted is lost", "yes", f"the store is on {facts.state_filesystem or 'a disk'}")
     if facts.state_filesystem in VOLATILE:
         kept = Promise(
-            "nothing accepted is lost", "except", f"{facts.state_dir} is in memory, and gone with the next boot"
+            "nothing accepted is lost", "except", f"{facts.state_dir} is in memory, and lost at the next boot"
         )
     elif facts.state_filesystem in REMOTE:
         kept = Promise(
@@ -326,9 +326,9 @@ def promises(facts: Facts) -> list[Promise]:
     elif facts.store_stalled_s > 1 or facts.state_problem:
         kept = Promise("nothing accepted is lost", "yes", "by refusing: the store takes nothing now")
     why = (
-        "memory deaths are told by the kernel"
+        "the kernel reports deaths for lack of memory"
         if held.memory == "cgroup"
-        else "memory deaths are told by the sampler; the kernel's own are guessed from SIGKILL"
+        else "the sampler reports deaths for lack of memory; those by the kernel are guessed from SIGKILL"
     )
     return [_no_orphan(facts), malice, kept, Promise("it says why", "yes", why)]
 
@@ -343,8 +343,8 @@ def _no_orphan(facts: Facts) -> Promise:
         return Promise("no orphan", "yes", why)
     end = "until the next start"
     if held.tier == "launcher" and not held.branded:
-        end = "on: RLIMIT_RSS is limited already, by which the next start would know it"
-    why = "when daemon and launcher are killed in one instant, what has left its session lives"
+        end = "on: RLIMIT_RSS, which marks them for the next start, is limited already"
+    why = "when daemon and launcher are killed in one instant, processes in sessions of their own survive"
     return Promise("no orphan", "except", f"{why} {end}")
 
 

@@ -272,7 +272,7 @@ class ParentClient:
         if self._channel is None:
             raise failed(launch.unit, "parent", errno.EAGAIN, f"{self._name} is gone")
         if launch.unit in self._units:
-            raise failed(launch.unit, "unit", errno.EEXIST, "this unit lives already")
+            raise failed(launch.unit, "unit", errno.EEXIST, "this unit exists already")
         if len(self._channel) >= QUEUE_MESSAGES:
             raise failed(launch.unit, "queue", errno.EAGAIN, "too many starts wait already")
         return self._channel, self._request(launch)
