@@ -158,7 +158,7 @@ def _result(hint: Any, names: set[tuple[str, str]]) -> str:
         if not module:
             return "object"
         package, _, room = module.rpartition(".")
-        if room.endswith("results"):  # whose names would fill a page
+        if room.endswith("results") or package == "..methods":  # whose names would fill a page
             names.add((package, room))
             return f"{room}.{hint.__name__}"
         names.add((module, hint.__name__))
@@ -168,7 +168,7 @@ def _result(hint: Any, names: set[tuple[str, str]]) -> str:
 
 def _module(of: type) -> str:
     """Returns the module of a Struct as worker/client imports it; "" if it is none of the contract."""
-    for room in ("contract", "control"):
+    for room in ("contract", "control", "methods"):
         prefix = f"corral.worker.{room}."
         if of.__module__.startswith(prefix):
             return f"..{room}.{of.__module__.removeprefix(prefix)}"
