@@ -566,10 +566,35 @@ export interface ErrorAnswer {
   };
 }
 
+/** Describes a field of the events of one type; `kind` names its JSON type or its unit. */
+export interface EventField {
+  name: string;
+  kind: string;
+  meaning: string;
+}
+
 /** Represents an event of an outside publisher, which chooses the type. */
 export interface EventPublishParams {
   type: string;
   data?: unknown;
+}
+
+/**
+ * Describes a type of event that the daemon publishes.
+ *
+ * `subject` says which of agent and worker its events name; `stored` is "yes", "no", or when they are.
+ */
+export interface EventType {
+  type: string;
+  meaning: string;
+  subject: string;
+  stored: string;
+  fields: Array<EventField>;
+}
+
+/** Lists the types of events that the daemon publishes, by name. */
+export interface EventTypes {
+  types: Array<EventType>;
 }
 
 /**
@@ -2959,6 +2984,15 @@ export class Corral extends Connection {
   /** Publishes an event to the subscribers of its type; returns its number. */
   publish(args: EventPublishParams, options?: RequestOptions): Promise<Published> {
     return this.request("POST", "/api/v1/events", [], args, options) as Promise<Published>;
+  }
+
+  /**
+   * Lists the types of events that the daemon publishes: when each is published, and what its fields mean.
+   *
+   * Types that agents publish are their own, and are not among them.
+   */
+  listEventTypes(args: { types?: Array<string> } = {}, options?: RequestOptions): Promise<EventTypes> {
+    return this.request("GET", "/api/v1/events/types", ["types"], args, options) as Promise<EventTypes>;
   }
 
   /**

@@ -1,6 +1,8 @@
 """Every method of the table on a real daemon, with its result held against its schema: nothing wrong, nothing left out."""
 
+import asyncio
 import base64
+import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -10,10 +12,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from corral import AgentRuntime, Runtime
 from corral.supervisor.agents.packages.builder import build, scaffold
+from corral.supervisor.records.events.catalog import CATALOGUE
 from corral.worker.client.sync import Client
+from corral.worker.methods.events import EventType
 from corral.worker.methods.table import METHODS
 from daemon_process import AGENTS, BOUND_S, DaemonProcess
+from http_api_client import Api
+from mcp_editor import serving as mcp_serving
 
 ELSEWHERE = {
     **dict.fromkeys(("node.list", "node.drain", "node.resume"), "test_cluster_nodes.py"),
@@ -102,6 +109,35 @@ def test_every_method_returns_what_its_schema_says_and_nothing_else(daemon: Daem
     assert daemon.process is not None, "it was started"
     daemon.process.wait(BOUND_S)
     assert call.called == METHODS.keys() - ELSEWHERE.keys(), "a method that is added is called here"
+
+
+def test_the_types_of_events_are_told_by_all_faces_alike(tmp_path: Path) -> None:
+    config = '[daemon]\nhttp = "127.0.0.1:0"\n'
+    with DaemonProcess(tmp_path, config) as daemon, mcp_serving(daemon.socket) as editor, daemon.client() as client:
+        (found,) = Calls(client)("event.types", types=["worker.*"])["types"]
+        assert (found["type"], found["meaning"]) == ("worker.state", "A worker has gone from one state to the next.")
+        assert [each["name"] for each in found["fields"]] == ["from", "to", "reason"]
+        everything = Calls(client)("event.types")["types"]
+        assert [each["type"] for each in everything] == sorted(CATALOGUE)
+        assert Calls(client)("event.types", types=["crew.*"]) == {"types": []}
+
+        done = daemon.corral("call", "event.types", 'types=["worker.*"]')
+        assert json.loads(done.stdout) == {"types": [found]}, done.stderr
+        answered = Api(daemon).ask("GET", "/events/types", query={"types": "worker.*"})
+        assert (answered.status, answered.json) == (200, {"types": [found]})
+        editor.initialize()
+        arguments = {"method": "event.types", "params": {"types": ["worker.*"]}}
+        called = editor.ask(1, "tools/call", name="corral__call", arguments=arguments)["result"]
+        assert called["structuredContent"]["result"] == {"types": [found]}
+        with Runtime.connect(daemon.socket) as runtime:
+            (told,) = runtime.list_event_types(types=["worker.*"]).types
+        assert msgspec.to_builtins(told) == found
+
+        async def ask() -> list[EventType]:
+            async with await AgentRuntime.connect(daemon.socket) as runtime:
+                return (await runtime.list_event_types(types=["worker.*"])).types
+
+        assert asyncio.run(ask()) == [told]
 
 
 def _daemon(call: Calls) -> None:
@@ -265,6 +301,7 @@ def _tenants(call: Calls) -> None:
 
 def _records(call: Calls) -> None:
     call("event.publish", type="price.changed", data=12)
+    assert call("event.types")["types"]
     assert call("event.list", n=1000)["events"]
     assert call("log.read", n=1000)["records"]
     assert call("audit.list", n=1000)["records"]

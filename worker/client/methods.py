@@ -363,6 +363,9 @@ class Methods:
     @calls(events.EVENT_PUBLISH)
     async def publish(self, type: str, data: object = None) -> results.Published: ...
 
+    @calls(events.EVENT_TYPES)
+    async def list_event_types(self, *, types: Sequence[str] | None = None) -> events.EventTypes: ...
+
     @calls(events.LOG_READ)
     async def read_logs(
         self,

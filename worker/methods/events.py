@@ -1,5 +1,7 @@
 """Defines the methods about events, logs and the audit."""
 
+from msgspec import Struct
+
 from ..control.params import AuditParams, EventParams, EventPublishParams, LogParams, VerifyParams
 from ..control.results import AuditPage, AuditVerdict, Events, LogLines, LogPlace, Position, Published
 from .faces import Resumption, faces
@@ -27,6 +29,51 @@ EVENT_FOLLOW = method(
     ),
     "Sends stored events after `position`, then all new ones, as `event` notifications {events}.",
     example={"types": ["task.*"], "n": 10},
+)
+
+
+class EventTypesParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Chooses types of events by globs, such as `task.*`; all without."""
+
+    types: list[str] | None = None
+
+
+class EventField(Struct, frozen=True, kw_only=True):
+    """Describes a field of the events of one type; `kind` names its JSON type or its unit."""
+
+    name: str
+    kind: str
+    meaning: str
+
+
+class EventType(Struct, frozen=True, kw_only=True):
+    """Describes a type of event that the daemon publishes.
+
+    `subject` says which of agent and worker its events name; `stored` is "yes", "no", or when they are.
+    """
+
+    type: str
+    meaning: str
+    subject: str
+    stored: str
+    fields: list[EventField]
+
+
+class EventTypes(Struct, frozen=True, kw_only=True):
+    """Lists the types of events that the daemon publishes, by name."""
+
+    types: list[EventType]
+
+
+EVENT_TYPES = method(
+    Signature("event.types", EventTypesParams, EventTypes),
+    access("read", OPEN),
+    faces("GET /events/types", python="list_event_types"),
+    """Lists the types of events that the daemon publishes: when each is published, and what its fields mean.
+
+    Types that agents publish are their own, and are not among them.
+    """,
+    example={"types": ["task.*"]},
 )
 
 EVENT_PUBLISH = method(

@@ -1,17 +1,27 @@
-"""Serves the methods `event.*` of the table: lists, follows and publishes events."""
+"""Serves the methods `event.*` of the table: lists, follows and publishes events, and says which types there are."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from corral.supervisor.records.events.bus import Bus, Event, skipped
-from corral.supervisor.records.events.catalog import SKIPPED
+from corral.supervisor.records.events import catalog
+from corral.supervisor.records.events.bus import Bus, Event, Types, skipped
+from corral.supervisor.records.events.catalog import CATALOGUE, SKIPPED
 from corral.supervisor.records.events.history import PAGE_BYTES, SCAN_ROWS, EventFilter, EventHistory, Page
 from corral.supervisor.tasks.worker_api.pubsub import WorkerPubsub
 from corral.supervisor.tenants.tokens.scope import knows
 from corral.worker.contract.errors import InvalidParams
 from corral.worker.control.params import EventParams, EventPublishParams
 from corral.worker.control.results import Events, Position, Published
-from corral.worker.methods.events import EVENT_FOLLOW, EVENT_LIST, EVENT_PUBLISH
+from corral.worker.methods.events import (
+    EVENT_FOLLOW,
+    EVENT_LIST,
+    EVENT_PUBLISH,
+    EVENT_TYPES,
+    EventField,
+    EventType,
+    EventTypes,
+    EventTypesParams,
+)
 
 from ..table.caller import Caller
 from ..table.handlers import serve
@@ -143,6 +153,11 @@ class EventMethods:
         caller.follow(follower.run(start, reports_expired=since is not None))
         return Position(position=start)
 
+    @serve(EVENT_TYPES)
+    async def _types(self, params: EventTypesParams, _caller: Caller) -> EventTypes:
+        chosen = Types(["*"] if params.types is None else params.types)
+        return EventTypes(types=[_described(each) for name, each in sorted(CATALOGUE.items()) if chosen.match(name)])
+
     @serve(EVENT_PUBLISH)
     async def _publish(self, params: EventPublishParams, caller: Caller) -> Published:
         return Published(seq=self._pubsub.publish_from(caller.who, params.type, params.data))
@@ -159,3 +174,13 @@ def _number(key: str, value: int | str | None) -> int | None:
         text = f"cannot use {key} = {value}: numbers of several nodes are for the events of a cluster"
         raise InvalidParams(text, key=key, value=value)
     return value
+
+
+def _described(type_: catalog.EventType) -> EventType:
+    return EventType(
+        type=type_.name,
+        meaning=type_.meaning,
+        subject=type_.subject,
+        stored=type_.stored,
+        fields=[EventField(name=each.name, kind=each.kind, meaning=each.meaning) for each in type_.fields],
+    )
