@@ -1223,7 +1223,7 @@ export interface PackageRecords {
   packages: Array<PackageRecord>;
 }
 
-/** Represents a package of which `offset` bytes have arrived. */
+/** Represents a package whose first `offset` bytes have arrived. */
 export interface PackageUpload {
   upload: string;
   offset: number;
@@ -1361,12 +1361,14 @@ export interface Retried {
 /**
  * Overrides the retry policy in `[tasks]` of the agent: the number of attempts, and the errors to retry on.
  *
- * `retry_on` as in the configuration: "worker-death", "any", "never", or names of errors.
+ * `retry_on` as in the configuration: "worker-death", "any", "never", or names of errors. `retry_backoff_base`, as there,
+ * is another way to write `retry_backoff_base_s`: seconds, or "1s". A record has `retry_backoff_base_s` alone.
  */
 export interface Retry {
   max_attempts?: number | null;
   retry_on?: Array<string> | string | null;
   retry_backoff_base_s?: number | null;
+  retry_backoff_base?: number | string;
 }
 
 /** Represents a task that was not tried again, and why. */
