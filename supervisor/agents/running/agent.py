@@ -239,8 +239,8 @@ def not_up(worker: Worker) -> CorralError:
 SLACK = 64
 """Number of outdated places that may stay, beside one for each worker."""
 
-Place = tuple[int, float, str, int, WorkerSupervisor]
-"""Number of its tasks, time when it last had none, its id, a serial number, and the worker."""
+Place = tuple[int, float, str, int]
+"""Number of a worker's tasks, time when it last had none, its id, and a serial number."""
 
 
 class WorkerHeap:
@@ -249,6 +249,8 @@ class WorkerHeap:
     def __init__(self) -> None:
         self._heap: list[Place] = []
         self._places: dict[WorkerSupervisor, Place] = {}  # the newest of each: others are outdated
+        self._workers: dict[int, WorkerSupervisor] = {}
+        """By the serial number of its newest place: an outdated place keeps no worker that has ended in memory."""
         self._count = 0
 
     @property
@@ -258,15 +260,18 @@ class WorkerHeap:
 
     def note(self, supervisor: WorkerSupervisor, capacity: int) -> None:
         """Notes that a worker may be able to begin a task, or no longer."""
-        before = self._places.pop(supervisor, None)
-        if not has_place(supervisor, capacity):
-            return
+        before = self._places.get(supervisor)
         key = (len(supervisor.running), supervisor.rested_at)
-        if before is not None and before[:2] == key:
-            self._places[supervisor] = before
+        is_placed = has_place(supervisor, capacity)
+        if before is not None:
+            if is_placed and before[:2] == key:
+                return
+            self._remove(supervisor, before)
+        if not is_placed:
             return
         self._count += 1
-        place = self._places[supervisor] = (*key, supervisor.id, self._count, supervisor)
+        place = self._places[supervisor] = (*key, supervisor.id, self._count)
+        self._workers[self._count] = supervisor
         heapq.heappush(self._heap, place)
         if len(self._heap) > 2 * len(self._places) + SLACK:
             self._heap = sorted(self._places.values())
@@ -275,13 +280,16 @@ class WorkerHeap:
         """Returns the worker for the next task; None if there is none."""
         while self._heap:
             place = self._heap[0]
-            supervisor = place[4]
-            if self._places.get(supervisor) is place:
+            supervisor = self._workers.get(place[3])
+            if supervisor is not None:
                 if has_place(supervisor, capacity):
                     return supervisor
-                del self._places[supervisor]
+                self._remove(supervisor, place)
             heapq.heappop(self._heap)
         return None
+
+    def _remove(self, supervisor: WorkerSupervisor, place: Place) -> None:
+        del self._places[supervisor], self._workers[place[3]]
 
 
 def has_place(supervisor: WorkerSupervisor, capacity: int) -> bool:

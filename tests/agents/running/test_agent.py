@@ -1,6 +1,7 @@
 """Which worker is next: the first of those that can begin a task, whatever happened to the others; in long random lives too."""
 
 import random
+import weakref
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -76,3 +77,13 @@ def test_the_least_loaded_worker_is_chosen_then_the_longest_idle(seed: int) -> N
                     stub = expected
         heap.note(supervisor(stub), capacity)
         assert heap.size <= 2 * len(stubs) + SLACK + 1
+
+
+def test_a_worker_that_has_ended_is_not_kept_in_memory_by_its_place() -> None:
+    heap, gone = WorkerHeap(), StubWorker("a-0")
+    heap.note(supervisor(gone), 1)
+    seen = weakref.ref(gone)
+    gone.is_up = False
+    heap.note(supervisor(gone), 1)
+    del gone
+    assert (heap.size, seen()) == (1, None)
