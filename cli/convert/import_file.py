@@ -3,28 +3,24 @@
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import click
 
-from corral.worker.contract.codec import as_object
+from corral.worker.contract.codec import as_array, as_object
 from corral.worker.contract.errors import CorralError, InvalidParams
 
 from .. import render
-from ..config_check import problem_of
-from ..context import Command, Session
+from ..context import Command, Session, admit_msgspec
 from ..new_file import read_text, write_new
 from ..tools import import_files, import_servers
 from . import compose, crontab, pm2, procfile, supervisord, systemd_unit, yaml_text
-from .draft import Draft
+from .draft import Draft, Entry, unreadable
 
 MAX_FILE_BYTES = 16 * 1024 * 1024
 """Bytes of the largest file that is read."""
 
 FORMATS = ("compose", "procfile", "supervisord", "pm2", "systemd", "crontab", "mcp")
-RELATIVE = frozenset(("compose", "procfile", "pm2"))
-"""Formats whose programs run in the folder of the file."""
-
 _CRON_LINE = re.compile(
     r"(?m)^\s*(?:@(?:reboot|hourly|daily|weekly|monthly|yearly|annually|midnight)|(?:[\d*][^\s=]*\s+){4}[^\s=]+)\s+\S"
 )
@@ -64,15 +60,11 @@ def import_(context: click.Context, paths: tuple[str, ...], form: str | None, ta
         words = f"cannot import {len(paths)} files at once: only units of systemd belong together"
         raise InvalidParams(words, key="FILE", value=list(paths))
     draft = converted(found, texts)
-    draft.note_secrets()
-    if not (draft.agents or draft.schedules):
-        reason = "it has no programs" if not draft.notes else str(draft.notes[0])
-        raise InvalidParams(f'cannot import "{first}": {reason}', file=first, reason=reason)
-    folder = os.path.dirname(os.path.abspath(first))
-    is_beside = target not in (None, "-") and os.path.dirname(os.path.abspath(str(target))) == folder
-    if found in RELATIVE and not is_beside and first != "-":
-        process = draft.sections.setdefault("process", {})
-        process.setdefault("working_directory", folder)
+    if not draft.entries:
+        reason = "it has no programs" if not draft.file.notes else str(draft.file.notes[0])
+        raise unreadable(first, reason)
+    draft.finish()
+    settle(draft, os.path.dirname(os.path.abspath(target)) if target not in (None, "-") else os.getcwd())
     _hand_over(session, draft, None if target in (None, "-") else target)
 
 
@@ -107,13 +99,14 @@ def detected(path: str, text: str) -> str:
         return "pm2"
     if ending in (".yml", ".yaml") or re.search(r"(?m)^(services|apps):", text):
         top = as_object(yaml_text.document(text, path)) or {}
+        if "mcpServers" in top:
+            raise unreadable(path, "its MCP servers are in YAML: write them as JSON, as editors do")
         return "compose" if "services" in top else "pm2"
     if _CRON_LINE.search(text):
         return "crontab"
     if _PROC_LINE.search(text):
         return "procfile"
-    words = f'cannot import "{path}": its format is not known; name one by --format: {", ".join(FORMATS)}'
-    raise InvalidParams(words, file=path, reason="unknown format")
+    raise unreadable(path, f"its format is not known; name one by --format: {', '.join(FORMATS)}")
 
 
 def _has_servers(path: str) -> bool:
@@ -123,26 +116,76 @@ def _has_servers(path: str) -> bool:
         return False
 
 
-def converted(form: str, texts: dict[str, str]) -> Draft:
+def converted(form: str, texts: Mapping[str, str]) -> Draft:
     """Converts the texts of files, by path."""
     path, text = next(iter(texts.items()))
-    folder = os.path.dirname(os.path.abspath(path))
+    place = os.path.abspath(path)
+    folder = os.path.dirname(place)
+    if any("\0" in each for each in texts.values()):
+        raise unreadable(path, "it has a NUL character")
     if form == "systemd":
-        return systemd_unit.convert(_with_services(texts), ", ".join(texts))
+        return systemd_unit.convert(_with_services(texts), ", ".join(texts), folder)
     if form == "crontab":
-        system = "/cron.d/" in os.path.abspath(path) or os.path.abspath(path) == "/etc/crontab"
-        return crontab.convert(text, path, has_users=system)
-    if form == "supervisord":
-        return supervisord.convert(text, path, folder)
-    others: dict[str, Callable[[str, str], Draft]] = {
-        "compose": compose.convert,
-        "procfile": procfile.convert,
-        "pm2": pm2.convert,
+        return crontab.convert(text, path, folder, is_system="/cron.d/" in place or place == "/etc/crontab")
+    others: dict[str, Callable[[str, str, str], Draft]] = {
+        **{"compose": compose.convert, "procfile": procfile.convert},
+        **{"pm2": pm2.convert, "supervisord": supervisord.convert},
     }
-    return others[form](text, path)
+    return others[form](text, path, folder)
 
 
-def _with_services(texts: dict[str, str]) -> dict[str, str]:
+MENDABLE = ("instances", "resources", "recovery", "monitoring", "labels", "description", "health", "listen", "timeout")
+"""Keys without which a program is still the same one, and `process` but for what its rights are."""
+
+
+def settle(draft: Draft, folder: str) -> None:
+    """Makes corral take the whole file: a value that it refuses becomes a note, and a program that needs it a comment."""
+    admit_msgspec()
+    from corral.supervisor.config.spec.loader import decode  # noqa: PLC0415 - start-up time: only this command
+    from corral.supervisor.config.spec.sources import Variables  # noqa: PLC0415 - likewise
+
+    variables = Variables.beside(folder, os.environ)
+    entries = {each.name: each for each in draft.entries}
+    while True:
+        _release(draft)
+        try:
+            decode(draft.text(), source=draft.source, directory=folder, variables=variables)
+            return
+        except InvalidParams as error:
+            refused = [error.data, *map(as_object, as_array(error.data.get("errors")) or [])]
+        for each in refused:
+            _, _, path = str((each or {}).get("key")).partition(".")
+            name, _, key = path.partition(".")
+            entry = entries.get(name)
+            assert entry is not None, "all that is written belongs to a program"
+            if entry.is_complete:
+                _mend(entry, key, str((each or {}).get("reason")))
+
+
+def _mend(entry: Entry, key: str, reason: str) -> None:
+    """Removes a key that was refused, with a note, or makes a comment of an entry that would be another without it."""
+    while key and entry.get(key) is None:
+        key = key.rpartition(".")[0]
+    is_mendable = key.startswith(MENDABLE) or key in ("process.stop_signal", "process.nice", "process.spawn_timeout")
+    origin = entry.origins.get(key) or key
+    if is_mendable:
+        entry.set(key, None)
+        entry.note(origin, f"left out: {reason}")
+    else:
+        entry.exclude(origin or "name", reason)
+
+
+def _release(draft: Draft) -> None:
+    """Removes what became a comment from what others require."""
+    commented = {each.name for each in draft.entries if not each.is_complete}
+    for entry in draft.entries:
+        names = [str(each) for each in as_array(entry.table.get("requires")) or []]
+        for name in commented.intersection(names):
+            entry.note(f"requires {name}", "it is a comment")
+        entry.set("requires", [name for name in names if name not in commented] or None)
+
+
+def _with_services(texts: Mapping[str, str]) -> dict[str, str]:
     """Returns the units by file name, with the services beside timers and sockets."""
     units = {os.path.basename(path): text for path, text in texts.items()}
     for path in texts:
@@ -163,13 +206,9 @@ def _hand_over(session: Session, draft: Draft, target: str | None) -> None:
     }
     if target is not None:
         write_new(target, text)
-        problem = problem_of(target)
-        found |= {"file": target, "problem": problem or None}
+        found |= {"file": target, "problem": None}  # `settle` found none
         session.note(f'wrote "{target}": {_counted(draft)}, {len(notes)} notes')
-        for line in problem.splitlines():
-            session.note(line)
-        if not problem:
-            session.note(f"corrald --config {target} runs it")
+        session.note(f"corrald --config {target} runs it")
     elif not session.json:
         sys.stdout.write(text)
         sys.stdout.flush()

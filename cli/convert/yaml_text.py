@@ -44,8 +44,7 @@ def document(text: str, source: str) -> object:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
         reason = str(getattr(error, "problem", "") or "it is nested too deeply")
-        words = f'cannot read "{source}"{line}: {reason}'
-        raise InvalidParams(words, file=source, reason=reason) from error
+        raise InvalidParams(f'cannot read "{source}"{line}: {reason}', file=source, reason=reason) from error
     _count(found)
     return found
 
@@ -58,6 +57,8 @@ def _count(found: object) -> None:
         if seen > NODES_MAX:
             words = f"cannot read the document: it has more than {NODES_MAX} values"
             raise InvalidParams(words, reason="too many values")
+        if isinstance(each, str) and "\0" in each:
+            raise InvalidParams("cannot read the document: it has a NUL character", reason="a NUL character")
         if isinstance(each, dict):
             left += each.values()
         elif isinstance(each, list):

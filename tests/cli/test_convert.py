@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from corral.cli.convert import calendar_event, quantities, shell_line
-from corral.cli.convert.draft import Draft
+from corral.cli.convert import calendar_event, procfile, values
+from corral.cli.convert.draft import Draft, Unfit
 from corral.cli.convert.import_file import converted, detected
 from corral.supervisor.config.spec.loader import decode
 from corral.supervisor.config.spec.sources import Variables
@@ -20,6 +20,7 @@ VARIABLES = Variables({"HOME": "/home/x", "MUST": "1"}, {})
 
 
 def read(draft: Draft) -> Any:  # the tables of a file, whose shape the test knows
+    draft.finish()
     decode(draft.text(), source="corral.toml", directory="/srv", variables=VARIABLES)
     return tomllib.loads(draft.text())
 
@@ -29,26 +30,29 @@ def noted(draft: Draft) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("line", "argv"),
+    "line",
     [
-        ("python app.py -v 'two words'", ["python", "app.py", "-v", "two words"]),
-        ("run --port $PORT", ["sh", "-c", "exec run --port $PORT"]),
-        ("run --text '$PORT'", ["run", "--text", "$PORT"]),
-        ("A=1 B='x y' run", ["sh", "-c", "A=1 B='x y' exec run"]),
-        ("cd app && run *.txt", ["sh", "-c", "cd app && exec run *.txt"]),
-        ("a | b", ["sh", "-c", "a | b"]),
-        ("a; b", ["sh", "-c", "a; b"]),
-        ("a && b || c", ["sh", "-c", "a && b || c"]),
-        ("a > out 2>&1", ["sh", "-c", "exec a > out 2>&1"]),
-        ("a &", ["sh", "-c", "a &"]),
-        ("exec a $X", ["sh", "-c", "exec a $X"]),
-        ("cd x", ["sh", "-c", "cd x"]),
-        ("a 'unclosed", ["sh", "-c", "a 'unclosed"]),
-        ("echo 'a && b' $X", ["sh", "-c", "exec echo 'a && b' $X"]),
+        *(
+            "run --port $PORT",
+            "run --text '$PORT'",
+            "A=1 run",
+            "cd app && run *.txt",
+            "a | b",
+            "a; b",
+            "a > out",
+            "a &",
+        ),
+        *("exec a", "cd x", "a 'unclosed", "sh -c 'a && b'", "X=`a b` c", "source f", "if x", "a \\ b", "~/x", "a #b"),
     ],
 )
-def test_a_command_line_gets_a_shell_only_where_it_needs_one(line: str, argv: list[str]) -> None:
-    assert shell_line.argv(line) == argv
+def test_a_line_of_shell_is_run_as_it_stands(line: str) -> None:
+    assert procfile.argv(line) == ["/bin/sh", "-c", line]
+
+
+def test_a_line_that_no_shell_would_change_is_run_without_one() -> None:
+    assert procfile.argv("python3 -m app.web  --port=80 -c a/b:c,d@e%f+g") == [
+        *("python3", "-m", "app.web", "--port=80", "-c", "a/b:c,d@e%f+g")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -78,11 +82,19 @@ def test_a_calendar_event_becomes_cron_where_cron_can_say_it(event: str, cron: s
 
 
 def test_durations_and_sizes_are_read_as_the_others_write_them() -> None:
-    durations = {"90": 90.0, "1m30s": 90.0, "2min 5s": 125.0, "100ms": 0.1, "5d": 432_000.0, "x": None, "": None}
-    assert {text: quantities.seconds_of(text) for text in durations} == durations
-    assert quantities.seconds_of(1500, 0.001) == 1.5
-    sizes = {"512m": "512MiB", "1G": "1GiB", "1.5g": "1536MiB", "1000": 1000, "50MB": "50MiB", "x": None, "0": None}
-    assert {text: quantities.size_of(text) for text in sizes} == sizes
+    durations = {"90": 90.0, "1m30s": 90.0, "2min 5s": 125.0, "100ms": 0.1, "5d": 432_000.0, "1M 1y": 34_187_400.0}
+    assert {text: values.seconds(text) for text in durations} == durations
+    assert values.milliseconds(1500) == 1.5
+    sizes = {"512m": "512MiB", "1G": "1GiB", "1.5g": "1536MiB", "1000": 1000, "50MB": "50MiB", "0": 0}
+    assert {text: values.size(text) for text in sizes} == sizes
+    for read, wrong in (
+        (values.seconds, ("", "x", "5 x", "-1")),
+        (values.size, ("x", "80%", "")),
+        (values.number, ("80%", "1.5", "")),
+    ):
+        for text in wrong:
+            with pytest.raises(Unfit):
+                read(text)
 
 
 COMPOSE = """
@@ -107,26 +119,30 @@ services:
     user: "10:20"
     working_dir: /srv
     gpus: all
-  migrate: { image: x/migrate, command: migrate --all, restart: no }
+  migrate: { image: x/migrate, command: "migrate --all=${WHICH:-a b}c 'd e'", restart: no }
   db: { image: postgres }
   tool_1.x: { image: y, command: run, profiles: [debug], restart: "on-failure:7" }
 networks: { a: {} }
 """
 
 
-def test_a_compose_file_is_converted_and_the_rest_is_listed() -> None:
-    draft = converted("compose", {"compose.yml": COMPOSE})
+def test_a_compose_file_is_converted_and_the_rest_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUST", "1")
+    draft = converted("compose", {"/srv/shop/compose.yml": COMPOSE})
     tables = read(draft)
     web, migrate = tables["agents"]["web"], tables["agents"]["migrate"]
     assert web["command"] == [*["python3", "-m", "http.server"], "${PORT:-8000}", "${HOME:-}", "${MUST}"]
+    assert migrate["command"] == ["migrate", "--all=${WHICH:-a b}c", "d e"]
     assert web["environment"] == {**{"A": "$5 $${X}", "B": "12:30", "C": "no", "D": "${D:-}", "E": "true"}}
     assert web["instances"] == 2
     assert web["requires"] == ["migrate"]
-    assert web["health"] == [{"exec": ["curl", "-f", "http://x"], "interval": 90, "threshold": 5, "start_delay": 10}]
+    times = {"interval": 90, "timeout": 30, "threshold": 5, "start_delay": 10}
+    assert web["health"] == [{"exec": ["curl", "-f", "http://x"], **times}]
     assert web["labels"] == {"team": "red", "flag": ""}
     assert web["resources"] == {**{"max_memory_bytes": "512MiB", "cpu_limit_percent": 50, "max_processes": 20}}
     assert web["process"] == {
-        **{"working_directory": "/srv", "user": "10", "group": "20", "environment_file": ".env"},
+        **{"working_directory": "/srv", "user": "10", "group": "20", "environment_file": "/srv/shop/.env"},
+        "umask": "022",
         **{"stop_signal": "SIGINT", "shutdown_grace_period": 20},
     }
     assert web["monitoring"] == {"max_log_file_bytes": "10MiB", "max_log_files": 3}
@@ -137,7 +153,7 @@ def test_a_compose_file_is_converted_and_the_rest_is_listed() -> None:
     assert "db" not in tables["agents"]  # a comment: nobody knows its command
     assert "# [agents.db]" in draft.text()
     expected = {"x-common", "networks", "web: ports", "web: build", "web: gpus", "db: command"}
-    assert expected | {"web: depends_on db", "web: env_file two.env"} <= noted(draft)
+    assert expected | {"web: depends_on db", "web: env_file /srv/shop/two.env"} <= noted(draft)
 
 
 PROCFILE = """\
@@ -152,11 +168,11 @@ nonsense
 def test_a_procfile_is_converted() -> None:
     draft = converted("procfile", {"Procfile": PROCFILE})
     agents = read(draft)["agents"]
-    assert agents["web"]["command"] == ["sh", "-c", "exec serve --port $PORT"]
-    assert agents["web"]["environment"] == {"PORT": "${port:5000}"}
-    assert agents["worker"]["command"] == ["work", "-q", "a b"]
+    assert agents["web"]["command"] == ["/bin/sh", "-c", "serve --port $PORT"]
+    assert agents["web"]["environment"] == {"PORT": "${port:5000}", "PS": "web.1"}
+    assert agents["worker"]["command"] == ["/bin/sh", "-c", "work -q 'a b'"]
     assert agents["release"]["type"] == "oneshot"
-    assert agents["release"]["command"] == ["sh", "-c", "exec migrate $${DB}"]
+    assert agents["release"]["command"] == ["/bin/sh", "-c", "migrate $${DB}"]
     assert "line 5" in noted(draft)
 
 
@@ -196,14 +212,16 @@ def test_a_supervisord_configuration_is_converted() -> None:
     draft = converted("supervisord", {"/srv/s/supervisord.conf": SUPERVISORD})
     tables = read(draft)
     cat, dog = tables["agents"]["cat"], tables["agents"]["dog"]
-    assert tables["process"]["environment"] == {"COMMON": "yes", "OTHER": "${HOME}"}
+    assert dog["environment"] == {"COMMON": "yes", "OTHER": "${HOME}"}
     assert cat["command"] == ["/bin/cat", "--port=80${instance}", "a b", "%d"]
     assert (cat["instances"], cat["autostart"]) == (3, False)
-    assert cat["environment"] == {"A": "1,2", "B": "x"}
-    assert cat["process"] == {**{"working_directory": "/srv/s", "stop_signal": "SIGQUIT", "shutdown_grace_period": 7}}
-    assert cat["recovery"] == {"restart": "always", "max_restart_attempts": 5}
+    assert cat["environment"] == {"COMMON": "yes", "OTHER": "${HOME}", "A": "1,2", "B": "x"}
+    assert cat["process"] == {
+        **{"working_directory": "/srv/s", "stop_signal": "SIGQUIT", "shutdown_grace_period": 7, "umask": "022"}
+    }
+    assert (cat["recovery"]["restart"], cat["recovery"]["max_restart_attempts"]) == ("always", 5)
     assert cat["labels"] == dog["labels"] == {"group": "pets"}
-    assert dog["recovery"] == {"restart": "on-failure"}
+    assert (dog["recovery"]["restart"], dog["recovery"]["max_restart_attempts"]) == ("on-failure", 3)
     expected = {"[eventlistener:l]", "include relative/*.ini", "[unix_http_server]", "cat: priority"}
     assert expected | {"supervisord.logfile", "cat: exitcodes", "cat: stdout_logfile"} <= noted(draft)
 
@@ -225,13 +243,15 @@ def test_an_ecosystem_file_is_converted() -> None:
     api, worker = agents["api"], agents["worker"]
     assert api["command"] == ["node", "--inspect", "./server.js"]
     assert api["environment"] == {**{"PORT": "${port:3000}", "DEBUG": "true", "NODE_APP_INSTANCE": "${instance}"}}
-    assert api["process"] == {"working_directory": "/srv", "shutdown_grace_period": 3}
+    assert api["process"] == {
+        **{"working_directory": "/srv", "shutdown_grace_period": 3, "stop_signal": "SIGINT", "umask": "022"}
+    }
     assert api["recovery"]["restart_backoff_base"] == 4
     assert api["resources"] == {"max_memory_bytes": "300MiB"}
     assert worker["command"] == ["python3", "worker.py", "-q", "a b"]
     assert worker["recovery"]["restart"] == "never"
     assert agents["bin"]["command"] == ["/usr/bin/true"]
-    expected = {"deploy", "api: watch", "api: env_production", "api: exec_mode cluster"}
+    expected = {"deploy", "api: watch", "api: env_production", "api: exec_mode"}
     assert expected | {"worker: cron_restart"} <= noted(draft)
     assert "worker: watch" not in noted(draft)
 
@@ -267,23 +287,25 @@ def test_units_of_systemd_are_converted_with_the_service_of_a_timer() -> None:
     draft = converted("systemd", units)
     tables = read(draft)
     app, db, schedule = tables["agents"]["app"], tables["agents"]["db"], tables["schedules"]["b"]
-    assert app["command"] == ["sh", "-c", "exec /usr/bin/app --port $${PORT} --name ${instance}"]
+    assert app["command"] == [*("/bin/sh", "-c", """exec /usr/bin/app --port "$${PORT}" --name '${instance}'""")]
     assert app["description"] == "A service of app"
-    assert app["environment"] == {"A": "1 2", "B": "%x"}
+    assert (app["environment"]["A"], app["environment"]["B"]) == ("1 2", "%x")
     assert app["requires"] == ["db"]
-    assert app["process"]["environment_file"] == "/etc/app.env"
+    assert "environment_file" not in app["process"]  # it may be absent there, and is now
+    recovery = {"restart": "always", "restart_backoff_base": 125, "restart_backoff_max": 125, "healthy_after": 0}
     assert app["recovery"] == {
-        **{"restart": "always", "restart_backoff_base": 125},
-        **{"max_restart_attempts": 5, "restart_window": 10},
-    }
+        **recovery,
+        "max_restart_attempts": 1000,
+        "restart_window": 1,
+    }  # never five in ten seconds
     assert (db["type"], db["remain"], db["autostart"]) == ("oneshot", True, False)
     assert (db["timeout"], db["recovery"]["restart"]) == (3600, "never")
-    assert db["command"] == ["sh", "-c", "/bin/one && /bin/two || true"]
+    assert db["command"] == ["/bin/sh", "-c", "/bin/one && { /bin/two || :; }"]
     assert (schedule["cron"], schedule["catch_up"]) == ("30 2 * * 1-5", True)
     assert schedule["command"] == db["command"]
     assert "b" not in tables["agents"]
     expected = {"x.socket", "b: RandomizedDelaySec=5m", "app@: ProtectSystem=strict"}
-    assert expected | {"app@: WatchdogSec=30", "app@: Type notify"} <= noted(draft)
+    assert expected | {"app@: WatchdogSec=30", "app@: Type=notify"} <= noted(draft)
 
 
 SOCKET = """[Socket]
@@ -337,9 +359,9 @@ def test_a_crontab_is_converted() -> None:
     assert schedules["poll"]["cron"] == "*/5 * * * *"
     assert schedules["poll"]["timezone"] == "Europe/Berlin"
     assert schedules["backup"]["command"] == ["/bin/bash", "-c", "cd /srv && ./backup --all $${X}"]
-    assert schedules["mail"]["command"][2] == "printf %s 'Joe,\nbye\n' | mail joe"
+    assert schedules["mail"]["command"][3:] == ["/bin/bash", "Joe,\nbye\n", "mail joe"]
     assert schedules["date"]["command"][2] == "date +%F"
-    assert schedules["date"]["environment"] == {"A": "b c"}
+    assert schedules["date"]["environment"] == {"A": "b c", "PATH": "/usr/bin:/bin", "SHELL": "/bin/bash"}
     assert tables["agents"]["start-me"]["type"] == "oneshot"
     assert {"MAILTO", "line 10"} <= noted(draft)
     system = converted("crontab", {"/etc/cron.d/x": "0 1 * * * root /bin/x --y\n"})

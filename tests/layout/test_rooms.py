@@ -55,7 +55,7 @@ cli.observe: worker.contract worker.client cli cli.screen
 cli.screen: worker.contract worker.client cli
 cli.tools: worker.contract worker.client cli
 cli.daemon: worker.contract worker.methods cli machine config records workers api cluster faces
-cli.convert: worker.contract cli cli.tools
+cli.convert: worker.contract cli cli.tools config
 """
 """The rooms outside supervisor/, and what each may import: rooms, and groups of supervisor/."""
 
