@@ -155,6 +155,33 @@ def encode_with_margin(value: object) -> bytes:
     return encode(inner)[MARGIN_LEVELS:-MARGIN_LEVELS]
 
 
+def encode_exactly(value: object) -> bytes:
+    """Encodes a value that somebody has computed: a number that JSON cannot express is refused, and not encoded as null.
+
+    Raises:
+        ValueError: JSON cannot express the value; of a NaN or an infinity it says where it is.
+    """
+    line = encode(value)
+    if b"null" in line and (found := _not_finite(value)):
+        raise ValueError(f"{found}, which JSON cannot express")
+    return line
+
+
+def _not_finite(value: object, place: str = "it") -> str:
+    """Returns which number of a value is no finite one, and where; "" for none."""
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else f"{place} is {value!r}"
+    if isinstance(value, dict):
+        pairs = cast("dict[object, object]", value).items()
+        inner = ((f"{place}[{key!r}]", item) for key, item in pairs)
+    elif isinstance(value, list | tuple):
+        items = cast("list[object] | tuple[object, ...]", value)
+        inner = ((f"{place}[{number}]", item) for number, item in enumerate(items))
+    else:
+        return ""
+    return next((found for where, item in inner if (found := _not_finite(item, where))), "")
+
+
 def as_object(value: object) -> dict[str, object] | None:
     """Returns the value if it is a JSON object, else None."""
     if isinstance(value, dict):

@@ -74,7 +74,7 @@ async def _run(hooks: Hooks, request: dict[str, Json], config: Json, calls: "_An
         else:
             task = SyncTask(start, request, calls, memory, bridge)
             output = await run_in_thread(partial(handler, task), bridge.cancel)
-        return codec.decode(codec.encode(output))
+        return codec.decode(codec.encode_exactly(output))
     finally:
         if hooks.on_shutdown is not None:
             await _call(hooks.on_shutdown)

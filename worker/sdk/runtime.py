@@ -520,7 +520,7 @@ def _output(output: object, task_id: str, limits: dict[str, Json]) -> dict[str, 
     if isinstance(output, Coroutine):
         cast("Coroutine[Any, Any, object]", output).close()
         raise TypeError("the handler returned a coroutine: make it an async def")
-    size = len(codec.encode(output))
+    size = len(codec.encode_exactly(output))
     limit = limits.get("max_output_size_bytes")
     most = MAX_MESSAGE_BYTES - ENVELOPE_BYTES
     if isinstance(limit, int) and 0 < limit < most:
@@ -540,7 +540,7 @@ def _with_memory(answer: dict[str, object], task: Task | SyncTask) -> dict[str, 
     """
     try:
         delta = task.memory.delta()
-        size = len(codec.encode(delta)) + len(codec.encode(answer))
+        size = len(codec.encode_exactly(delta)) + len(codec.encode(answer))
     except (TypeError, ValueError) as error:
         text = f'cannot keep the changes of task "{task.id}" to its session: {error}'
         raise TaskFailed(text, exception=type(error).__name__, message=_text(error)) from error

@@ -153,6 +153,10 @@ async def own_cancel(task: Task) -> object:
     return None
 
 
+async def not_finite(task: Task) -> object:
+    return {"loss": [1.5, float("nan")]}
+
+
 async def unspeakable(task: Task) -> object:
     return {"value": object()}
 

@@ -119,6 +119,10 @@ def stop_iteration(task: SyncTask) -> object:
     return next(iter([]))
 
 
+def not_finite(task: SyncTask) -> object:
+    return {"loss": [1.5, float("nan")]}
+
+
 def unspeakable(task: SyncTask) -> object:
     return {"value": object()}
 

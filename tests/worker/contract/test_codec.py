@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from collections import OrderedDict, defaultdict
@@ -150,6 +151,22 @@ def test_a_number_that_json_cannot_say_is_written_as_null(codec: ModuleType) -> 
     assert codec.encode({"a": [1.5, inf, (-inf,)], "b": {"c": float("nan")}}) == (
         b'{"a":[1.5,null,[null]],"b":{"c":null}}'
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        (float("nan"), "it is nan"),
+        ({"loss": [1.5, {"b": float("inf")}]}, "it['loss'][1]['b'] is inf"),
+        ([None, (2.0, -float("inf"))], "it[1][1] is -inf"),
+    ],
+)
+def test_a_number_that_somebody_has_computed_is_refused_by_its_place(
+    codec: ModuleType, value: object, place: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{place}, ")):
+        codec.encode_exactly(value)
+    assert codec.encode_exactly({"a": [None, 1.5]}) == b'{"a":[null,1.5]}'
 
 
 class Word(str):

@@ -430,6 +430,16 @@ async def test_whatever_goes_wrong_in_a_handler_is_a_failed_task(agent: str, obj
 
 @BOTH
 @on_loop
+async def test_an_output_with_a_number_that_json_cannot_express_fails_by_its_place(agent: str) -> None:
+    async with WorkerPeer.of(agent) as peer:
+        await peer.initialize()
+        error = await peer.fails(peer.run("not_finite"))
+        assert (error.code, error.data["exception"]) == (-33013, "ValueError")
+        assert str(error.data["message"]).startswith("it['loss'][1] is nan")
+
+
+@BOTH
+@on_loop
 async def test_an_output_over_the_agents_limit_is_refused_by_name(agent: str) -> None:
     async with WorkerPeer.of(agent) as peer:
         await peer.initialize(limits={"max_output_size_bytes": 1000})
