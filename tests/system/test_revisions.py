@@ -135,6 +135,40 @@ def test_no_change_is_lost_when_several_callers_change_one_table_at_once(tmp_pat
         assert [each["state"] for each in found] == ["current", *["superseded"] * 40]
 
 
+def test_reloads_of_an_unchanged_file_refuse_and_lose_no_change(tmp_path: Path) -> None:
+    teams = """
+[agents.worker]
+command = ["sleep", "1000"]
+autostart = false
+[teams.crew]
+mode = "route"
+members = ["worker"]
+"""
+    with DaemonProcess(tmp_path, CONFIG + teams) as daemon:
+        is_over = threading.Event()
+
+        def reload() -> None:
+            while not is_over.is_set():
+                daemon.call("daemon.reload")
+
+        with ThreadPoolExecutor(2) as pool:
+            reloading = [pool.submit(reload) for _ in range(2)]
+            try:
+                for number in range(20):
+                    daemon.call("agent.set", name="filed", spec={"labels": {"v": str(number)}})
+                    daemon.call("agent.set", name="crew", spec={"title": str(number)})
+                    assert daemon.call("agent.show", name="filed")["spec"]["labels"] == {"v": str(number)}
+            finally:
+                is_over.set()
+            for each in reloading:
+                each.result(BOUND_S)
+        daemon.call("daemon.reload")
+        assert daemon.call("agent.show", name="filed")["spec"]["labels"] == {"v": "19"}
+        daemon.stop()
+        daemon.start()
+        assert daemon.call("agent.show", name="filed")["spec"]["labels"] == {"v": "19"}
+
+
 @pytest.mark.parametrize("acknowledged", [1, 7, 20])
 def test_a_daemon_that_is_killed_between_changes_leaves_one_table_and_its_revision(
     tmp_path: Path, acknowledged: int

@@ -96,12 +96,19 @@ class Overrides:
         """Takes note of the number of a revision, which is an override if it has a base."""
         head = self._revisions.head(draft.name)
         made = self._made.get(draft.name, {})
-        kept = {n: each for n, each in made.items() if n in (head.current, head.rolling)}
+        former = max(made, default=None)  # in force again where this one cannot be stored
+        kept = {n: each for n, each in made.items() if n in (head.current, head.rolling, former)}
         if draft.base is not None:
             kept[number] = Override(draft.name, draft.kind, draft.table, draft.base)
         self._made[draft.name] = kept
         if not kept:
             del self._made[draft.name]
+
+    def check_unchanged(self, name: str, file: Config) -> None:
+        """Refuses a change of a table that was made to that of an earlier file, and not of the present one."""
+        if self.file is not file and base_of(self.file, name) != base_of(file, name):
+            words = f'cannot set "{name}": the configuration file has changed it meanwhile'
+            raise Conflict(words, name=name, reason="stale")
 
     def overlaid(self, config: Config) -> tuple[Config, tuple[str, ...]]:
         """Returns a configuration of the file with the overrides in it, and the names of those that end because its table has changed."""

@@ -4,6 +4,7 @@ They have no processes: they need agents, which cannot be removed while a team o
 continues with its team or workflow as it was when the task began.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
@@ -144,16 +145,16 @@ class Groups:
         if dry_run or not keys:
             return keys
         self.by_name[name] = new  # before anything is awaited: nobody that it needs goes
+        file = self._overrides.file
+        draft = Draft(name, kind, after, cause, is_stored, base, is_settled=True)
         try:
-            draft = Draft(name, kind, after, cause, is_stored, base, is_settled=True)
-            number = (await self._revisions.record_all([draft]))[0]
+            recording = self._revisions.begin([draft])
+            self._overrides.note(draft, recording.numbers[0])  # a reload meanwhile is to find it
+            await asyncio.shield(recording.written)
         except CorralError:
             self.by_name[name] = group
             raise
-        if self.by_name.get(name) is not new:
-            words = f'cannot set "{name}": the configuration file has changed it meanwhile'
-            raise Conflict(words, name=name, reason="stale")
-        self._overrides.note(draft, number)
+        self._overrides.check_unchanged(name, file)
         self._bus.publish(CHANGED[kind], agent=name)
         return keys
 

@@ -139,14 +139,16 @@ class Membership:
             await seen_through(self._keep(drafts, changes, share))
 
     async def _keep(self, drafts: Sequence[Draft], changes: Sequence[Spec], share: float) -> None:
-        numbers = await self._running.revisions.record_all(drafts)
-        for draft, number in zip(drafts, numbers, strict=True):
-            if draft.is_stored and draft.base is None:
-                continue
-            if self._running.revisions.head(draft.name).last != number:
-                words = f'cannot set "{draft.name}": the configuration file has changed it meanwhile'
-                raise Conflict(words, name=draft.name, reason="stale")
-            self._overrides.note(draft, number)
+        file = self._overrides.file
+        recording = self._running.revisions.begin(drafts)
+        for draft, number in zip(drafts, recording.numbers, strict=True):
+            if not draft.is_stored or draft.base is not None:
+                self._overrides.note(draft, number)  # at once: a reload meanwhile is to find it
+        await asyncio.shield(recording.written)
+        for draft in drafts:
+            self._overrides.check_unchanged(draft.name, file)
+        if self._overrides.file is not file:  # of what was decoded with the earlier one other defaults may be in force
+            changes = [self._registry.config.agents.get(each.name, each) for each in changes]
         self._changes.apply_added(changes, share)
 
     async def _rescale(self, specs: Iterable[Spec]) -> None:
