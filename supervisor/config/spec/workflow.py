@@ -335,8 +335,11 @@ def workflow_table(workflow: Workflow) -> dict[str, object]:
 def _step_table(step: Step) -> dict[str, object]:
     table = {key: listed(value) for key, value in differing(step, Step(name="")).items()}
     if step.retry is not None:
-        retry = {key.removesuffix("_s"): each for key, each in msgspec.structs.asdict(step.retry).items()}
-        table["retry"] = {key: each for key, each in retry.items() if each is not None}
+        # A decoded table has the backoff as `retry_backoff_base_s` alone.
+        given = {
+            key: each for key, each in msgspec.structs.asdict(step.retry).items() if each not in (None, msgspec.UNSET)
+        }
+        table["retry"] = {key.removesuffix("_s"): each for key, each in given.items()}
     if step.output_format is not None:
         both = {"description": step.output_format.description, "schema": step.output_format.schema}
         table["output_format"] = {key: each for key, each in both.items() if each not in ("", None)}
