@@ -213,6 +213,10 @@ class Startup:
             else:  # it was started, stopped or removed
                 self._no_room.pop(supervisor, None)
 
+    def changed(self, _: WorkerSupervisor) -> None:
+        """Starts what a change of a worker has made room for."""
+        self.fill_room()
+
     def forget_waiting(self) -> None:
         """Drops what waits for room."""
         self._no_room.clear()

@@ -77,7 +77,7 @@ def _cluster(config: Config, workers: WorkersGroup, agents: AgentsGroup, tasks: 
 def follow_workers(groups: Groups) -> None:
     """Subscribes what acts on changes of workers, which are told in this order."""
     workers, tenants, agents, tasks = groups.workers, groups.tenants, groups.agents, groups.tasks
-    changes, registry, startup = workers.changes, agents.agents.registry, agents.agents.startup
+    changes, registry = workers.changes, agents.agents.registry
     changes.subscribe(groups.figures.statistics.changed)  # before the limits forget what it used
     changes.subscribe(workers.limits.changed)
     changes.subscribe(tenants.slices.changed)
@@ -90,7 +90,7 @@ def follow_workers(groups: Groups) -> None:
     changes.subscribe(registry.in_place(agents.hibernation.changed))
     changes.subscribe(agents.activation.changed)
     changes.subscribe(registry.in_place(tasks.successes.changed))
-    changes.subscribe(lambda _: startup.fill_room())
+    changes.subscribe(agents.agents.startup.changed)
     changes.subscribe(tasks.jobs.worker_changed)
     changes.subscribe(tasks.dispatcher.worker_changed)
     changes.subscribe(agents.rollouts.changed, load=True)

@@ -49,7 +49,6 @@ from corral.supervisor.api.task_methods.schedule import ScheduleMethods
 from corral.supervisor.api.task_methods.task import TaskMethods
 from corral.supervisor.records.backup.backups import Backups
 from corral.supervisor.records.memory.listing import Listing
-from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.methods.table import METHODS
 
 from ..host.installation import read_config
@@ -210,11 +209,7 @@ def _follow_status(groups: Groups, status: StatusReport) -> tuple[StatusCache, S
     """Makes the cache and the feed of the status, which follow the changes and the samples of workers."""
     cache = StatusCache(status, groups.agents.agents, groups.tasks.tasks, groups.records.logs)
     feed = StatusFeed(status, groups.agents.agents, groups.records.bus)
-
-    def sampled(supervisor: WorkerSupervisor) -> None:
-        cache.note(supervisor)
-        feed.note(supervisor)
-
-    groups.workers.changes.subscribe(sampled, load=True)
-    groups.workers.limits.subscribe(sampled)
+    for note in (cache.note, feed.note):
+        groups.workers.changes.subscribe(note, load=True)
+        groups.workers.limits.subscribe(note)
     return cache, feed

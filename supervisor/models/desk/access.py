@@ -19,7 +19,10 @@ class ModelAccess:
 
     async def given(self, order: Order) -> Order:
         """Gives access to one incarnation of a worker, none to checks and other commands of it: a launch step."""
-        spec, unit, models = order.spec, order.unit, self._registry.config.models
+        spec, unit = order.spec, order.unit
+        if not spec.models:
+            return order
+        models = self._registry.config.models
         named = [models[name] for name in spec.models if name in models]
         if not named or "." in unit.partition("#")[0] or instance_of(unit) is None:
             return order
