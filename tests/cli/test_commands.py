@@ -505,7 +505,7 @@ def test_a_plain_status_says_what_the_long_way_says(world: World, words: str) ->
     assert first == second
 
 
-def test_a_plain_status_that_is_refused_or_not_answered_is_told_in_words(world: World, tmp_path: Path) -> None:
+def test_a_plain_status_that_is_refused_or_not_answered_is_reported_in_words(world: World, tmp_path: Path) -> None:
     world.script(daemon_status=failing(NotFound("cannot find it")))
     refused = world.corral("status", "nobody")
     assert (refused.returncode, refused.stdout) == (3, "")
@@ -543,7 +543,7 @@ def test_status_shows_every_worker_and_why_it_is_not_up(world: World) -> None:
     assert {row[column - 2 : column].strip() for row in lines[1:-1]} == {""}
 
 
-def test_status_tells_who_is_paused_throttled_or_degraded(world: World) -> None:
+def test_status_reports_who_is_paused_throttled_or_degraded(world: World) -> None:
     check = {"name": "disk", "healthy": False, "degraded": True, "message": "no space"}
     entries = [
         entry("hog", "Ready", worker("hog-0", throttled=True)),
@@ -558,7 +558,7 @@ def test_status_tells_who_is_paused_throttled_or_degraded(world: World) -> None:
     assert found[2:7] == [["throttled"], ["paused"], ["no space"], [], ["scaled to 0"]]
 
 
-def test_status_tells_that_alerts_did_not_arrive(world: World) -> None:
+def test_status_reports_that_alerts_did_not_arrive(world: World) -> None:
     first: list[str] = []
     for failed in (0, 17):
         counts = {"sent": 3, "failed": failed, "suppressed": 0}
@@ -613,7 +613,7 @@ def test_show_prints_spec_exits_and_stderr(world: World) -> None:
 
 
 @pytest.mark.parametrize("verb", ["start", "stop", "restart", "reset"])
-def test_a_verb_asks_for_names_or_all_and_waits_unless_told(world: World, verb: str) -> None:
+def test_a_verb_requires_names_or_all_and_waits_unless_told_otherwise(world: World, verb: str) -> None:
     answer: dict[str, object] = {"agents": [entry("echo", "Ready", worker("echo-0"))]}
     world.daemon.scripts[f"agent.{verb}"] = answer
     done = world.corral(verb, "echo", "crawler-1", "--timeout", "1.5m")
@@ -1135,7 +1135,7 @@ def test_following_ends_with_the_daemon(world: World) -> None:
     assert (done.returncode, done.stdout.count("\n")) == (6, len(LINES))
 
 
-def test_events_are_filtered_by_the_daemon_and_told_in_words(world: World) -> None:
+def test_events_are_filtered_by_the_daemon_and_reported_in_words(world: World) -> None:
     world.script(event_list={"events": EVENTS})
     done = world.corral(*["events", "--type", "task.*", "--type", "x", "--agent", "echo", "--since", "6"])
     assert "Initial -> Starting" in done.stdout
@@ -1195,7 +1195,7 @@ def test_servers_and_tools_are_lists(world: World) -> None:
     assert world.daemon.asked("mcp.tools") == [{}, {"server": "git"}]
 
 
-def test_servers_tell_what_they_speak_and_what_is_wrong(world: World) -> None:
+def test_servers_report_what_they_speak_and_what_is_wrong(world: World) -> None:
     about = {"era": "legacy", "version": "2025-06-18", "calls": 7, "failures": 2, "in_flight": 1}
     about |= {"warning": "a risk", "stderr": ["last\x1bwords"]}
     world.script(mcp_servers={"servers": [entry("git", "Ready", kind="mcp", tools=[], mcp=about)]})
@@ -1204,7 +1204,7 @@ def test_servers_tell_what_they_speak_and_what_is_wrong(world: World) -> None:
     assert done.stderr.splitlines() == ["git: a risk", "git: last^[words"]
 
 
-def test_servers_tell_why_one_is_down_and_each_thing_once(world: World) -> None:
+def test_servers_report_why_one_is_down_and_each_thing_once(world: World) -> None:
     lost = entry("git", "Terminated", worker("git-0", "Terminated", last_exit=EXITED), kind="mcp")
     asked = EXITED | {"result": "stopped", "message": "asked to stop"}
     idle = entry("fs", "Terminated", worker("fs-0", "Terminated", last_exit=asked), kind="mcp")

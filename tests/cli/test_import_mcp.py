@@ -315,7 +315,7 @@ def test_a_variable_of_the_workspace_needs_one(home: Path) -> None:
     assert one(home, path, project="/srv/p").table["command"] == ["/srv/p/s"]
 
 
-def test_what_corral_has_no_word_for_is_told(home: Path) -> None:
+def test_what_corral_has_no_word_for_is_reported(home: Path) -> None:
     server = entry(home, {"command": "c", "alwaysAllow": ["a"], "trust": True, "env": {"N": None}})
     assert len(server.notes) == 2
     assert "alwaysAllow, trust" in " ".join(server.notes)
@@ -346,7 +346,7 @@ def test_a_timeout_is_in_the_unit_of_its_client(home: Path, file: str, given: in
     assert bool(server.notes) == (file == "x.json")
 
 
-def test_what_looks_like_a_secret_is_told_by_name_only(home: Path) -> None:
+def test_what_looks_like_a_secret_is_reported_by_name_only(home: Path) -> None:
     table = {
         "command": "c",
         "args": ["--api-key", "hunter2"],
@@ -577,7 +577,7 @@ def test_values_of_a_file_of_variables_keep_what_they_mean(home: Path) -> None:
     assert table["environment"] == {"A": "b", "C": "d"}
 
 
-def test_one_name_in_two_projects_is_told_what_can_be_done(home: Path) -> None:
+def test_one_name_in_two_projects_is_refused_with_what_can_be_done(home: Path) -> None:
     projects = {f"/srv/{n}": {"mcpServers": {"s": {"command": "c"}}} for n in "ab"}
     with pytest.raises(InvalidParams) as caught:
         taken(home, written(home / ".claude.json", {"projects": projects}))

@@ -81,7 +81,7 @@ def of_face(*requests: tuple[str, Mapping[str, object]]) -> list[Message]:
 
 
 @pytest.mark.parametrize("version", [*messages.LEGACY_VERSIONS, "2019-01-01"])
-def test_without_a_daemon_a_client_is_told_what_the_daemon_would_tell(path: Path, version: str) -> None:
+def test_without_a_daemon_a_client_gets_what_the_daemon_would_answer(path: Path, version: str) -> None:
     params: Message = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "e"}}
     lists = ["tools/list", "prompts/list", "resources/list", "resources/templates/list", "ping"]
     requests: list[tuple[str, Message]] = [("initialize", params)]
@@ -92,7 +92,7 @@ def test_without_a_daemon_a_client_is_told_what_the_daemon_would_tell(path: Path
         assert editor.leave() == 0
 
 
-def test_without_a_daemon_a_client_of_2026_is_told_what_the_daemon_would_tell(path: Path) -> None:
+def test_without_a_daemon_a_client_of_2026_gets_what_the_daemon_would_answer(path: Path) -> None:
     lists = ["tools/list", "prompts/list", "resources/list", "resources/templates/list"]
     requests = [(method, {"_meta": MODERN}) for method in ("server/discover", *lists)]
     with serving(path) as editor:
@@ -148,7 +148,7 @@ def test_a_daemon_is_attached_to_as_the_options_say_and_lines_pass_as_they_are(p
         assert daemon.calls == [("mcp.attach", attach), ("tools/call", {"name": "é😀"})]
 
 
-def test_when_the_daemon_comes_the_session_is_its_and_the_client_hears_of_new_lists(path: Path) -> None:
+def test_when_the_daemon_comes_the_session_is_its_and_the_client_learns_of_new_lists(path: Path) -> None:
     with serving(path) as editor:
         editor.initialize()
         editor.ask(1, "logging/setLevel", level="warning")

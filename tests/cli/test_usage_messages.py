@@ -91,7 +91,7 @@ def test_no_word_of_the_parser_reaches_a_user_of_any_command() -> None:
     assert [error.message for error in found if FOREIGN.search(error.message)] == []
 
 
-def test_a_param_that_the_daemon_refuses_is_told_by_its_option() -> None:
+def test_a_param_that_the_daemon_refuses_is_reported_by_its_option() -> None:
     facts = {"method": "schedule.add", "key": "every_s", "value": "0", "reason": "write more"}
     error = InvalidParams('cannot call "schedule.add": every_s = 0: write more', **facts)
     assert with_option(error) == "cannot use --every 0: write more"

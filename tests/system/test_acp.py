@@ -130,7 +130,7 @@ def test_the_output_is_the_last_message_and_the_rest_is_progress_and_log(daemon:
     assert [each["status"] for each in fields] == ["pending", "completed"]
 
 
-def test_a_turn_is_told_the_input_and_the_context(daemon: DaemonProcess) -> None:
+def test_a_turn_gets_the_input_and_the_context(daemon: DaemonProcess) -> None:
     told = json.loads(output(daemon, "blocks", input={"a": 1}, context="why"))
     assert told["texts"][0] == "blocks"
     assert [text.partition("\n\n")[2] for text in told["texts"][1:]] == ['{"a":1}', "why"]
@@ -216,7 +216,7 @@ def test_a_session_is_resumed_where_the_agent_can(daemon: DaemonProcess) -> None
     assert json.loads(output(daemon, "history", "hasty", session="s1")) == ["say one", "history"]
 
 
-def test_an_agent_that_cannot_load_is_told_the_conversation(daemon: DaemonProcess) -> None:
+def test_an_agent_that_cannot_load_a_session_gets_the_conversation(daemon: DaemonProcess) -> None:
     output(daemon, "say one", "permitted", session="s1")
     assert json.loads(output(daemon, "history", "permitted", session="s1")) == ["say one", "history"]
     daemon.call("agent.restart", names=["permitted"])

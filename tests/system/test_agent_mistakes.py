@@ -99,7 +99,7 @@ def test_an_agent_may_have_the_name_of_a_module_of_the_standard_library(daemon: 
     assert done["output"] == {"days": 29, "at": "Thu"}
 
 
-def test_an_exception_in_a_handler_is_told_with_its_place(daemon: DaemonProcess) -> None:
+def test_an_exception_in_a_handler_is_reported_with_its_place(daemon: DaemonProcess) -> None:
     shown = daemon.corral("run", "standard", "fail")
     assert shown.returncode == 1
     assert "calendar.py, line 9" in shown.stderr

@@ -92,7 +92,7 @@ def reload_with(daemon: DaemonProcess, text: str) -> None:
     daemon.call("daemon.reload")
 
 
-def test_an_agent_runs_tasks_and_tells_its_health_and_status(tmp_path: Path) -> None:
+def test_an_agent_runs_tasks_and_reports_its_health_and_status(tmp_path: Path) -> None:
     port = free_port()
     with DaemonProcess(tmp_path, BASE + agent("one", port)) as daemon:
         daemon.call("agent.start", names=["one"])

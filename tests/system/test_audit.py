@@ -416,7 +416,7 @@ def test_a_count_means_the_last_ones_whatever_since_says(daemon: DaemonProcess, 
 
 
 @pytest.mark.long
-def test_the_command_lists_as_many_as_it_was_told(daemon: DaemonProcess) -> None:
+def test_the_command_lists_as_many_as_requested(daemon: DaemonProcess) -> None:
     assert daemon.stop() == 0
     with closing(sqlite3.connect(daemon.state_dir / "corral.db")) as file, file:
         records = [encode({"action": "test.done", "number": number}) for number in range(10_100)]

@@ -108,7 +108,7 @@ def test_a_field_that_is_wrong_is_named_and_nothing_is_queued(
     assert daemon.call("task.list") == before
 
 
-def test_a_worker_is_told_what_is_in_force(daemon: DaemonProcess) -> None:
+def test_a_worker_gets_the_limits_that_are_in_force(daemon: DaemonProcess) -> None:
     form = {"description": "an object", "schema": {"type": "object"}}
     bounds = {"timeout": "1m", "max_tool_calls": 900, "max_tokens": 5, "max_cost_cents": 2.5}
     task = run(
@@ -203,7 +203,7 @@ def test_a_task_that_uses_all_that_it_may_succeeds(daemon: DaemonProcess) -> Non
     assert (succeeded(task), task["tokens_used"]) == ("used", 10)
 
 
-def test_what_is_told_with_the_answer_counts_as_well(daemon: DaemonProcess) -> None:
+def test_what_is_reported_with_the_answer_counts_as_well(daemon: DaemonProcess) -> None:
     """The worker tells of 7 tokens and 3.5 cents when it answers."""
     enough = run(daemon, "x", agent="bill", boundaries={"max_tokens": 7, "max_cost_cents": 3.5})
     assert (succeeded(enough), enough["tokens_used"], enough["cost_cents"]) == ("done", 7, 3.5)

@@ -16,7 +16,7 @@ END_S = 5.0
 
 TOLD = (
     "test_limits.py::test_a_tree_over_its_memory_is_killed_whole_and_the_reason_has_the_figures[escapee]",
-    "test_limits.py::test_forks_beyond_the_limit_are_refused_and_told",
+    "test_limits.py::test_forks_beyond_the_limit_are_refused_and_reported",
     "test_tenants.py::test_a_tenant_that_uses_up_its_memory_loses_one_worker_whole_and_others_none",
     "test_limits.py::test_nothing_is_left_of_processes_or_groups[kill]",
 )
@@ -27,7 +27,7 @@ needs_guest = pytest.mark.skipif(bool(LACKING), reason=LACKING or "it can boot")
 
 
 @needs_guest
-def test_limits_that_the_kernel_holds_are_held_and_told(tmp_path: Path) -> None:
+def test_limits_that_the_kernel_holds_are_held_and_reported(tmp_path: Path) -> None:
     named = [f"tests/system/cgroup_tier/{name}" for name in TOLD]
     status, said = in_guest(tmp_path, *named, bound_s=BOUND_S)
     assert status == 0, said

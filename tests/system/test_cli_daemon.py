@@ -163,7 +163,7 @@ def test_a_file_of_agents_is_added(daemon: DaemonProcess) -> None:
     assert daemon.corral("rm", "filed").returncode == 0
 
 
-def test_logs_and_events_tell_what_happened(daemon: DaemonProcess) -> None:
+def test_logs_and_events_report_what_happened(daemon: DaemonProcess) -> None:
     with begin(daemon, "logs", "-f", "-n", "0", "--json", "echo") as process:
         assert process.stdout is not None
         # A follower that is there sees the next line; how soon it is there, nobody says: say it until seen.

@@ -65,7 +65,7 @@ WEAK: dict[tuple[Any, Any], tuple[str, ...]] = {
 
 
 @pytest.mark.parametrize(("kind", "fsync"), WEAK)
-def test_doctor_and_the_log_tell_what_the_engine_cannot_promise(tmp_path: Path, kind: Any, fsync: Any) -> None:
+def test_doctor_and_the_log_report_what_the_engine_cannot_promise(tmp_path: Path, kind: Any, fsync: Any) -> None:
     engine_or_skip(kind)
     (tmp_path / "engine").mkdir()
     with LocalServers(kind, 1, tmp_path / "engine", fsync=fsync) as servers, ExitStack() as stack:

@@ -87,7 +87,7 @@ def test_a_file_that_is_added_by_command_has_the_variables_of_the_command(tmp_pa
         assert daemon.call("agent.show", name="b")["spec"]["command"] == ["sleep", "601"]
 
 
-def test_a_check_tells_all_mistakes_and_warns_of_what_may_be_one(tmp_path: Path) -> None:
+def test_a_check_reports_all_mistakes_and_warns_of_what_may_be_one(tmp_path: Path) -> None:
     main = tmp_path / "corral.toml"
     main.write_text(
         SLEEPER.format("a", "${S}")

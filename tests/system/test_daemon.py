@@ -152,7 +152,7 @@ def test_what_requires_something_that_does_not_come_up_says_so(tmp_path: Path) -
         assert daemon.worker("after-0")["state"] == "Ready"
 
 
-def test_a_restart_tells_of_one_that_failed_while_another_was_still_ending(tmp_path: Path) -> None:
+def test_a_restart_reports_a_failure_while_another_worker_was_still_ending(tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.symlink_to("/bin/sleep")
     config = f'[agents.gone]\ncommand = ["{program}", "600"]\nprotocol = "none"\n' + raw(
@@ -228,7 +228,7 @@ def test_a_worker_that_closed_its_pipe_is_given_no_tasks(tmp_path: Path) -> None
 # -- ends
 
 
-def test_an_end_is_told_once_whatever_is_learned_of_it_later(daemon: DaemonProcess) -> None:
+def test_an_end_is_reported_once_whatever_is_learned_of_it_later(daemon: DaemonProcess) -> None:
     daemon.call("agent.start", names=["litter"])
     daemon.call("agent.stop", names=["litter"])
     exits = daemon.call("agent.show", name="litter")["exits"]

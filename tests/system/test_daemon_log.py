@@ -229,7 +229,7 @@ def test_a_journald_that_does_not_read_gets_everything_later_and_in_order(pipe: 
             assert daemon_log.lost == 0
 
 
-def test_a_reader_that_does_not_read_costs_no_time_and_is_told_what_it_missed(pipe: Pipe) -> None:
+def test_a_reader_that_does_not_read_costs_no_time_and_learns_what_it_missed(pipe: Pipe) -> None:
     count = 3 * QUEUE_BYTES // 1000
     with kept(DaemonLog(fd=pipe.writing)) as daemon_log:
         for number in range(count):
@@ -264,7 +264,7 @@ def test_a_descriptor_that_was_closed_costs_the_entries_alone(pipe: Pipe) -> Non
         assert daemon_log.lost == 1
 
 
-def test_a_full_disk_costs_whole_entries_and_is_told_of_when_there_is_room(tmp_path: Path) -> None:
+def test_a_full_disk_costs_whole_entries_and_is_reported_when_there_is_room(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with open(path, "ab", buffering=0) as file, kept(DaemonLog(fd=file.fileno())) as daemon_log:
         logger.info("first")
@@ -439,7 +439,7 @@ def test_a_closed_stderr_costs_nothing_and_its_number_is_given_to_no_other_file(
         assert daemon.stop() == 0
 
 
-def test_a_stderr_that_nobody_reads_holds_up_nothing_and_what_it_cost_is_told(tmp_path: Path, pipe: Pipe) -> None:
+def test_a_stderr_that_nobody_reads_holds_up_nothing_and_what_it_cost_is_reported(tmp_path: Path, pipe: Pipe) -> None:
     with Elsewhere(tmp_path, pipe.writing) as daemon:
         with daemon.client() as client:
             lost = 0

@@ -60,7 +60,7 @@ def alone(folder: Path, *arguments: str, **environ: str) -> "subprocess.Complete
 # -- the command
 
 
-def test_with_a_daemon_it_tells_what_is_in_force(daemon: DaemonProcess) -> None:
+def test_with_a_daemon_it_reports_what_is_in_force(daemon: DaemonProcess) -> None:
     report = told(daemon.corral("--json", "doctor"))
     assert set(report) == {"daemon", "cli", "findings", "promises", "verdict"}
     assert report["daemon"] == {"running": True, "pid": daemon.pid, "version": __version__, "rights": "admin"}
@@ -85,7 +85,7 @@ def test_for_people_it_prints_each_remedy_once(daemon: DaemonProcess) -> None:
 
 
 @pytest.mark.long
-def test_without_a_daemon_it_tells_what_one_would_get_and_makes_nothing(tmp_path: Path) -> None:
+def test_without_a_daemon_it_reports_what_one_would_get_and_creates_nothing(tmp_path: Path) -> None:
     done = alone(tmp_path, "--json")
     report = told(done)
     assert (done.returncode, report["verdict"], report["daemon"]) == (0, "warning", {"running": False})
@@ -110,7 +110,7 @@ def test_a_configuration_that_no_daemon_would_take_is_broken(tmp_path: Path) -> 
     assert (done.returncode, broken) == (1, ["configuration"])
 
 
-def test_a_running_daemon_tells_that_its_configuration_is_broken_by_now(tmp_path: Path) -> None:
+def test_a_running_daemon_reports_that_its_configuration_is_broken_by_now(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, "") as process:
         assert process.corral("doctor").returncode == 0
         process.config.write_text("[agents.a]\n")
@@ -156,7 +156,7 @@ def test_a_machine_that_has_everything_is_well_and_keeps_every_promise() -> None
     assert not broken_promises(BEST)
 
 
-def test_why_processes_start_without_plans_is_told_and_no_fault() -> None:
+def test_the_reason_for_starts_without_plans_is_reported_and_no_fault() -> None:
     found = verdicts(replace(BEST, unplanned="this is no x86_64"))["starts"]
     assert (found.verdict, "this is no x86_64" in found.found) == ("ok", True)
     assert "this is no" not in verdicts(BEST)["starts"].found
@@ -200,7 +200,7 @@ def test_what_is_missing_is_named_with_its_remedy_and_the_promise_that_it_costs(
     assert set(broken_promises(facts)) == promises
 
 
-def test_a_running_daemon_tells_of_servers_secrets_and_http() -> None:
+def test_a_running_daemon_reports_servers_secrets_and_http() -> None:
     well = Services(secrets=2, servers=3, up=1, http="127.0.0.1:7080")
     found = verdicts(replace(BEST, services=well))
     assert {found[topic].verdict for topic in ("servers", "secrets", "http")} == {"ok"}
@@ -213,7 +213,7 @@ def test_a_running_daemon_tells_of_servers_secrets_and_http() -> None:
     assert found["secrets"].remedy
 
 
-def test_what_the_engine_of_a_cluster_cannot_promise_is_told() -> None:
+def test_what_the_engine_of_a_cluster_cannot_promise_is_reported() -> None:
     assert "cluster" not in verdicts(replace(BEST, services=Services()))
     weak = Services(cluster="redis at x", cluster_weaknesses=("it is one server",))
     found = [each for each in host_check.findings(replace(BEST, services=weak)) if each.topic == "cluster"]
@@ -224,7 +224,7 @@ def test_what_the_engine_of_a_cluster_cannot_promise_is_told() -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root gives tenants users of their own")
-def test_tenants_that_share_a_user_are_told_with_the_remedy(tmp_path: Path) -> None:
+def test_tenants_that_share_a_user_are_reported_with_the_remedy(tmp_path: Path) -> None:
     text = "[tenants.acme]\n[tenants.globex]\n[daemon]\n"
     with DaemonProcess(tmp_path, text) as daemon:
         found = {each["topic"]: each for each in daemon.call("daemon.doctor")["findings"]}
@@ -238,7 +238,7 @@ def test_tenants_that_share_a_user_are_told_with_the_remedy(tmp_path: Path) -> N
         assert (found["tenants"]["verdict"], found["tenants"]["found"]) == ("ok", "2, each with a user of its own")
 
 
-def test_what_nobody_would_find_again_is_told_from_what_the_next_start_ends() -> None:
+def test_what_nobody_would_find_again_is_distinguished_from_what_the_next_start_ends() -> None:
     alone = replace(BEST, under_systemd=False, containment=LAUNCHER)
     unbranded = replace(alone, containment=replace(LAUNCHER, branded=False))
     found, lost = (broken_promises(facts)["no orphan"].why for facts in (alone, unbranded))

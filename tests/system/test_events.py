@@ -108,7 +108,7 @@ def test_one_connection_follows_so_many_streams_and_another_one_as_many(daemon: 
         other.call("event.follow", {})
 
 
-def test_the_command_tells_agents_in_two_processes_and_they_tell_each_other(daemon: DaemonProcess) -> None:
+def test_the_command_publishes_to_agents_in_two_processes_and_they_to_each_other(daemon: DaemonProcess) -> None:
     with daemon.client() as client:
         events = follow(client, types=["pong.*"])
         told = daemon.corral("--json", "events", "publish", "ping.one", '{"n": 1}')
@@ -127,7 +127,7 @@ def test_the_command_tells_agents_in_two_processes_and_they_tell_each_other(daem
         assert {each[2] for each in heard if each[0] == "pong.one"} == {"anna-0", "bert-0"}
 
 
-def test_a_hook_that_raises_harms_nobody_and_hears_the_next_event(daemon: DaemonProcess) -> None:
+def test_a_hook_that_raises_harms_nobody_and_gets_the_next_event(daemon: DaemonProcess) -> None:
     for word in ("trouble", "ping.two"):
         publish(daemon, word, word)
     publish(daemon, "told.trouble")
@@ -183,7 +183,7 @@ def test_data_may_have_a_mebibyte_and_no_more(daemon: DaemonProcess) -> None:
     assert refusal.value.data["key"] == "data"
 
 
-def test_long_data_is_heard_listed_and_read_from_the_store_as_it_was_published(daemon: DaemonProcess) -> None:
+def test_long_data_is_delivered_listed_and_read_from_the_store_as_it_was_published(daemon: DaemonProcess) -> None:
     data = {"rows": [{"n": n, "text": '\u00e9\n"', "none": None} for n in range(500)]}
     seq = publish(daemon, "told.long", data)
     with Client(str(daemon.socket)) as client:
@@ -251,7 +251,7 @@ def test_another_word_is_a_usage_error_with_a_hint(daemon: DaemonProcess, word: 
     assert json.loads(done.stdout)["error"]["data"]["suggestions"]
 
 
-def test_an_agent_hears_of_others_only_what_all_may_see(daemon: DaemonProcess) -> None:
+def test_an_agent_learns_of_others_only_what_all_may_see(daemon: DaemonProcess) -> None:
     run(daemon, "bert", "forget")
     run(daemon, "anna", "forget")
     for name in ("anna", "bert"):
@@ -301,7 +301,7 @@ def rss_bytes(pid: int) -> int:
     return 1024 * int(status.partition("VmRSS:")[2].split()[0])
 
 
-def test_a_slow_hook_is_told_what_it_missed_and_the_others_miss_nothing(tmp_path: Path) -> None:
+def test_a_slow_hook_learns_what_it_missed_and_the_others_miss_nothing(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, gossip("events.max_publish_per_second = 0\n")) as daemon:
         daemon.await_worker("anna-0", lambda w: w["state"] in ("Ready", "Idle"))
         with daemon.client() as client:
@@ -385,7 +385,7 @@ def test_the_name_of_a_tool_that_is_none_does_not_fill_the_event(daemon: DaemonP
         assert len(next(events)["tool"]) < 1000
 
 
-def test_lines_that_cannot_be_written_are_told_of_and_then_counted(tmp_path: Path) -> None:
+def test_lines_that_cannot_be_written_are_reported_and_then_counted(tmp_path: Path) -> None:
     program = "import itertools, time\nfor n in itertools.count(): print(n, flush=True); time.sleep(0.01)"
     config = f"[agents.prints]\ncommand = ['python', '-c', {json.dumps(program)}]\nprotocol = 'none'\n"
     with DaemonProcess(tmp_path, config) as daemon, daemon.client() as client:
@@ -476,7 +476,7 @@ def test_a_follower_goes_on_after_kill_9_of_the_daemon_without_a_gap(tmp_path: P
         assert len(numbers) > 100
 
 
-def test_the_command_that_loses_the_daemon_tells_where_to_go_on(tmp_path: Path) -> None:
+def test_the_command_that_loses_the_daemon_reports_where_to_go_on(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, "") as daemon:
         command = [str(BIN / "corral"), "--socket", str(daemon.socket), "events", "-f"]
         for options in ([], ["--json"]):
@@ -501,7 +501,7 @@ def test_the_command_that_loses_the_daemon_tells_where_to_go_on(tmp_path: Path) 
             assert started["clean"] is False
 
 
-def test_who_never_reached_the_daemon_is_told_of_no_number_to_go_on_from(tmp_path: Path) -> None:
+def test_a_command_that_never_reached_the_daemon_prints_no_number_to_go_on_from(tmp_path: Path) -> None:
     command = [str(BIN / "corral"), "--json", "--socket", str(tmp_path / "none"), "events", "-f"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=BOUND_S, check=False)
     assert done.returncode == 6

@@ -161,7 +161,7 @@ def test_landlock_holds_a_command_too(daemon: DaemonProcess, tmp_path: Path) -> 
         assert run.output["stdout"] == b"a\n"
 
 
-def test_streams_are_apart_and_a_signal_is_told(daemon: DaemonProcess) -> None:
+def test_streams_are_apart_and_a_signal_is_reported(daemon: DaemonProcess) -> None:
     with daemon.client() as client:
         run = Running(client, "plain", "sh", "-c", "echo out; echo err >&2; kill -USR1 $$")
         end = run.end()

@@ -139,7 +139,7 @@ def test_so_it_is_below_a_pid_namespace_of_the_daemon(tmp_path: Path) -> None:
         check(daemon, "none")
 
 
-def test_an_exit_code_a_signal_and_a_program_that_is_not_there_are_told(daemon: DaemonProcess) -> None:
+def test_an_exit_code_a_signal_and_a_program_that_is_not_there_are_reported(daemon: DaemonProcess) -> None:
     for script, code in (("exit 7", 7), ("kill -9 $$", 137), ("kill -TERM $$", 143)):
         assert daemon.corral("exec", "none", "sh", "-c", script).returncode == code
     assert daemon.corral("exec", "none", "nowhere").returncode == 127

@@ -251,7 +251,7 @@ def test_a_view_narrows_the_agents_too(daemon: DaemonProcess) -> None:
         assert not EXPOSED & listed(editor).keys()
 
 
-def test_a_client_is_told_of_agents_that_come_change_and_go(daemon: DaemonProcess) -> None:
+def test_a_client_learns_of_agents_that_are_added_changed_and_removed(daemon: DaemonProcess) -> None:
     told = {"notifications/tools/list_changed"}
     spec = {"entrypoint": "shop:talker", "expose": True, "autostart": False}
     with serving(daemon.socket) as editor:

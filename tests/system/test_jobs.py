@@ -141,7 +141,7 @@ def test_what_waits_for_a_failed_job_says_why_and_goes_on_when_it_has_succeeded(
     daemon.await_worker("stuck-0", lambda worker: worker["state"] == "Ready")
 
 
-def test_a_service_that_runs_to_its_end_is_told_the_word_for_that(daemon: DaemonProcess) -> None:
+def test_a_service_that_exits_gets_a_hint_to_write_a_job(daemon: DaemonProcess) -> None:
     daemon.await_worker("waits-0", lambda worker: 'type = "oneshot"' in worker["reason"])
 
 

@@ -120,7 +120,7 @@ def test_the_task_fails_when_each_part_has(daemon: DaemonProcess) -> None:
     assert [part["member"] for part in error["data"]["parts"]] == ["reader", "checker"]
 
 
-def test_a_wrong_configuration_or_a_lead_without_a_team_is_told(daemon: DaemonProcess) -> None:
+def test_a_wrong_configuration_or_a_lead_without_a_team_is_reported(daemon: DaemonProcess) -> None:
     assert "config.merge" in ended(daemon, "mistaken", "read")["error"]["message"]
     assert "run the team" in ended(daemon, "chief", "read")["error"]["message"]
 

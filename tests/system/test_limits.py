@@ -177,7 +177,7 @@ def test_a_tree_that_uses_too_much_of_the_processors_is_held_back_and_goes_on(tm
         assert daemon.worker("hog-0")["last_exit"]["forced"] is False
 
 
-def test_the_end_of_being_held_back_is_told_once(tmp_path: Path) -> None:
+def test_the_end_of_being_held_back_is_reported_once(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, program("hog", "burst", cpu_limit_percent=10)) as daemon:
         start(daemon, "hog")
         assert first_line(daemon, "hog") == "begins"
@@ -259,7 +259,7 @@ def test_a_file_that_becomes_too_large_ends_its_writer_as_file_size(tmp_path: Pa
         assert path.stat().st_size == 3 * MIB
 
 
-def test_a_program_that_can_open_no_more_files_is_told_so_and_told_of(tmp_path: Path) -> None:
+def test_a_program_that_can_open_no_more_files_gets_an_error_and_is_reported(tmp_path: Path) -> None:
     config = program("hog", "open-files", "100", max_file_descriptors=64)
     with DaemonProcess(tmp_path, config) as daemon:
         start(daemon, "hog")
@@ -269,7 +269,7 @@ def test_a_program_that_can_open_no_more_files_is_told_so_and_told_of(tmp_path: 
         assert daemon.worker("hog-0")["open_files"] == 64
 
 
-def test_a_program_that_can_have_no_more_address_space_is_told_so(tmp_path: Path) -> None:
+def test_a_program_at_its_limit_of_address_space_gets_an_error(tmp_path: Path) -> None:
     config = program("hog", "reserve", "4096", max_address_space_bytes="1GiB")
     config += program("free", "reserve", "4096")
     with DaemonProcess(tmp_path, config) as daemon:
@@ -298,7 +298,7 @@ def threads_of(uid: int) -> int:
 
 
 @needs_other_user
-def test_a_program_that_can_start_no_more_processes_is_told_so_and_told_of(tmp_path: Path) -> None:
+def test_a_program_that_can_start_no_more_processes_gets_an_error_and_is_reported(tmp_path: Path) -> None:
     python, others, process = counted()
     limit = others + 30
     config = program("hog", "fork-until-refused", "300", python=python, max_processes=limit)
@@ -340,7 +340,7 @@ def is_hog(pid: int) -> bool:
 # -- what status shows
 
 
-def test_status_tells_what_a_worker_uses_soon_after_its_start(tmp_path: Path) -> None:
+def test_status_reports_what_a_worker_uses_soon_after_its_start(tmp_path: Path) -> None:
     config = '[monitoring]\nmetrics_interval = "10m"\n'
     config += program("worker", "spin", "2", max_memory_bytes=0)
     with DaemonProcess(tmp_path, config) as daemon:

@@ -37,7 +37,7 @@ def test_what_a_full_disk_swallows_is_what_log_and_status_say(tmp_path: Path) ->
     assert all(tally.swallowed > 0 for tally in verdict.tallies.values())
 
 
-def test_what_a_killed_daemon_takes_with_it_is_bounded_and_told(tmp_path: Path) -> None:
+def test_what_a_killed_daemon_takes_with_it_is_bounded_and_reported(tmp_path: Path) -> None:
     verdict = run(tmp_path, Course(megabytes=1, workers=2, kills=1, daemon_kills=2))
     assert verdict.wrong == []
     assert verdict.daemon_kills == 2
@@ -56,7 +56,7 @@ sys.stdin.readline()
 """
 
 
-def test_what_is_printed_beside_the_protocol_is_kept_however_long_or_it_is_told_how_much_is_not(tmp_path: Path) -> None:
+def test_what_is_printed_beside_the_protocol_is_kept_however_long_or_what_is_missing_is_counted(tmp_path: Path) -> None:
     (tmp_path / "talker.py").write_text(TALKER)
     config = f"""
 monitoring.max_log_file_bytes = "100MiB"

@@ -21,7 +21,7 @@ AT_EACH_USE = "it is read at each use, which cannot be seen from outside; the te
 SHOWN_ELSEWHERE: dict[str, str] = {
     "rolling": "test_rolling.py::test_a_worker_that_may_not_have_another_beside_it_finishes_first_and_is_started_anew",
     "smoke": "test_rolling.py::test_the_smoke_task_decides_whether_a_version_gets_others",
-    "expose": "test_exposed_agents.py::test_a_client_is_told_of_agents_that_come_change_and_go",
+    "expose": "test_exposed_agents.py::test_a_client_learns_of_agents_that_are_added_changed_and_removed",
     "input_schema": "test_exposed_agents.py::test_a_reload_changes_the_schemas_without_a_restart",
     "output_schema": "test_exposed_agents.py::test_a_reload_changes_the_schemas_without_a_restart",
     "task_support": "test_exposed_agents.py::test_a_tool_that_requires_a_task_is_refused_to_clients_without_tasks",

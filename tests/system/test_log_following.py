@@ -141,7 +141,7 @@ os._exit(3)
         assert [json.loads(line)["text"] for line in shown] == ["second life"]
 
 
-def test_an_exit_is_told_at_once_although_a_grandchild_holds_the_pipe(tmp_path: Path) -> None:
+def test_an_exit_is_reported_at_once_although_a_grandchild_holds_the_pipe(tmp_path: Path) -> None:
     program = """
 import os, sys, time
 if os.fork() == 0:
@@ -178,7 +178,7 @@ def cpu_ticks(pid: int) -> int:
 
 
 @pytest.mark.parametrize("victim", ["launcher", "daemon"])
-def test_after_a_kill_what_was_shown_is_there_and_a_possible_gap_is_told(tmp_path: Path, victim: str) -> None:
+def test_after_a_kill_what_was_shown_is_there_and_a_possible_gap_is_reported(tmp_path: Path, victim: str) -> None:
     config = agent(
         "count",
         *python(COUNTER, "count", "10000000", "0.0001"),

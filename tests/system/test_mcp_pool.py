@@ -205,7 +205,7 @@ def test_a_spare_is_ready_and_takes_over_when_the_other_is_killed(daemon: Daemon
     assert daemon.worker("spared-1")["pid"] == spare
 
 
-def test_two_processes_work_at_the_same_time_and_the_risk_of_that_is_told(
+def test_two_processes_work_at_the_same_time_and_the_risk_of_that_is_reported(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     with ThreadPoolExecutor(2) as both:

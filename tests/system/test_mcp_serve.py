@@ -350,7 +350,7 @@ def test_inside_an_agent_there_are_its_tools_and_its_tasks_limits(daemon: Daemon
 # -- coming and going
 
 
-def test_servers_that_come_and_go_are_told_of(daemon: DaemonProcess) -> None:
+def test_servers_that_come_and_go_are_reported(daemon: DaemonProcess) -> None:
     spec = {"command": [sys.executable, "-I", str(AGENTS / "mcp_odd.py")]}
     with serving(daemon.socket) as editor, serving(daemon.socket) as modern:
         editor.initialize()

@@ -111,7 +111,7 @@ def test_every_method_returns_what_its_schema_says_and_nothing_else(daemon: Daem
     assert call.called == METHODS.keys() - ELSEWHERE.keys(), "a method that is added is called here"
 
 
-def test_the_types_of_events_are_told_by_all_faces_alike(tmp_path: Path) -> None:
+def test_the_types_of_events_are_reported_by_all_faces_alike(tmp_path: Path) -> None:
     config = '[daemon]\nhttp = "127.0.0.1:0"\n'
     with DaemonProcess(tmp_path, config) as daemon, mcp_serving(daemon.socket) as editor, daemon.client() as client:
         (found,) = Calls(client)("event.types", types=["worker.*"])["types"]

@@ -79,7 +79,7 @@ def run(daemon: DaemonProcess, *calls: dict[str, Any], agent: str = "caller", **
     return daemon.call("task.run", agent=agent, objective="call", input={"calls": calls, **more})
 
 
-def test_tokens_and_cost_of_a_call_are_those_that_the_provider_tells(daemon: DaemonProcess) -> None:
+def test_tokens_and_cost_of_a_call_are_those_that_the_provider_reports(daemon: DaemonProcess) -> None:
     record = run(daemon, {"api": "chat", "model": "in40+cached8+w12"})
     assert record["output"] == [{"tokens": 60, "text": " ".join(["word"] * 12)}]
     assert (record["tokens_used"], record["cost_cents"]) == (60, 40 + 4 + 36)
@@ -278,7 +278,7 @@ def tokens_measured(daemon: DaemonProcess) -> int:
 
 
 @pytest.mark.parametrize("script", ["w9+nousage", "w9+old"])
-def test_a_stream_whose_provider_tells_no_usage_is_estimated_and_marked(daemon: DaemonProcess, script: str) -> None:
+def test_a_stream_whose_provider_reports_no_usage_is_estimated_and_marked(daemon: DaemonProcess, script: str) -> None:
     before = estimated(daemon)
     record = run(daemon, *[{"api": "chat", "model": script, "stream": True}] * 2)
     assert [each["words"] for each in record["output"]] == [9, 9]

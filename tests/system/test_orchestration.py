@@ -261,7 +261,7 @@ def test_the_error_of_the_member_is_that_of_the_team(daemon: DaemonProcess) -> N
     assert task["error"]["data"]["exception"] == "ValueError"
 
 
-def test_a_lead_is_told_of_its_members(daemon: DaemonProcess) -> None:
+def test_a_lead_gets_the_list_of_its_members(daemon: DaemonProcess) -> None:
     told = run(daemon, "led", "context", context={"mine": 1})["output"]
     assert told["mine"] == 1
     assert told["team"] == {

@@ -152,7 +152,7 @@ def test_a_requirement_that_is_removed_frees_the_worker_that_waits_for_it(tmp_pa
         assert daemon.worker("first-0")["state"] == "Starting"
 
 
-def test_a_worker_that_is_told_to_beat_more_often_is_not_taken_for_hung(tmp_path: Path) -> None:
+def test_a_worker_whose_heartbeat_interval_gets_shorter_does_not_count_as_hung(tmp_path: Path) -> None:
     slow = CREW + "monitoring = { heartbeat_interval = '1h', heartbeat_timeout = '2h' }\n"
     with DaemonProcess(tmp_path, slow) as daemon:
         pid = daemon.await_worker("crew-0", lambda w: w["state"] == "Ready")["pid"]

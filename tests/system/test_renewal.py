@@ -281,7 +281,7 @@ def test_who_is_idle_is_replaced_while_another_is_busy(daemon: DaemonProcess, ho
     assert lives(await_entry(daemon, "pair", is_warm)) == [2, 2]
 
 
-def test_sources_that_cannot_be_imported_leave_what_works_and_are_told_of(daemon: DaemonProcess, home: Home) -> None:
+def test_sources_that_cannot_be_imported_leave_what_works_and_are_reported(daemon: DaemonProcess, home: Home) -> None:
     start(daemon, "broken")
     before = await_entry(daemon, "broken", is_warm)
     with watched(daemon, "broken") as until_told:
@@ -458,7 +458,7 @@ def test_a_spare_becomes_the_next_worker_and_another_takes_its_place(daemon: Dae
     assert processes(home, "spared") == set()
 
 
-def test_a_spare_that_dies_is_told_of_and_replaced(daemon: DaemonProcess) -> None:
+def test_a_spare_that_dies_is_reported_and_replaced(daemon: DaemonProcess) -> None:
     start(daemon, "restless")
     (before,) = spares(daemon, "restless", 1)
     worker = daemon.worker("restless-0")["pid"]

@@ -146,7 +146,7 @@ def test_the_zygote_of_the_former_version_is_there_again_after_a_bad_one(tmp_pat
         assert run(daemon)["output"]["version"] == "one"
 
 
-def test_a_caller_that_waits_is_told_whether_a_change_is_in_force_or_why_it_was_taken_back(
+def test_a_caller_that_waits_learns_whether_a_change_is_in_force_or_why_it_was_taken_back(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"

@@ -144,7 +144,7 @@ def test_no_agent_is_added_when_one_of_several_is_wrong(tmp_path: Path, what: st
         assert names(daemon) == ["taken"]
 
 
-def test_what_does_not_come_up_is_added_and_told_and_the_others_are_up(daemon: DaemonProcess) -> None:
+def test_what_does_not_come_up_is_added_and_reported_and_the_others_are_up(daemon: DaemonProcess) -> None:
     recovery = {"restart": "never"}
     agents = many(("good", raw()), ("bad", raw("exit", recovery=recovery)), ("fine", raw()))
     answer = daemon.call("agent.add_all", agents=agents)

@@ -166,7 +166,7 @@ def test_a_run_that_is_due_while_the_last_one_goes_on_is_skipped_unless_it_may_q
     assert [task["state"] for task in tasks[:2]] == ["running", "running"]
 
 
-def test_a_task_that_is_not_accepted_is_told_and_the_schedule_goes_on(daemon: DaemonProcess) -> None:
+def test_a_task_that_is_not_accepted_is_reported_and_the_schedule_goes_on(daemon: DaemonProcess) -> None:
     daemon.call("schedule.add", name="vain", task={**ECHO, "agent": "absent"}, every_s=1)
     events = await_events(daemon, "schedule.refused", "vain", 2)
     assert {event["error"] for event in events} == {"Conflict"}

@@ -55,7 +55,7 @@ def test_a_dry_run_prints_the_files_that_make_install_writes(tmp_path: Path, sco
 
 @pytest.mark.long
 @pytest.mark.skipif(os.path.isdir("/run/systemd/system"), reason="systemd runs here")
-def test_without_systemd_nothing_is_installed_and_the_reason_is_told() -> None:
+def test_without_systemd_nothing_is_installed_and_the_reason_is_reported() -> None:
     for words in (["install-service", "--user"], ["uninstall-service", "--user"]):
         done = corral(*words, "--json")
         assert done.returncode == 4

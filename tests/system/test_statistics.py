@@ -172,7 +172,7 @@ def test_the_command_prints_the_document_and_a_table(daemon: DaemonProcess) -> N
     assert daemon.corral("stats", "nobody").returncode == 3
 
 
-def test_top_tells_who_does_what_in_the_order_that_was_asked_for(daemon: DaemonProcess) -> None:
+def test_top_reports_who_does_what_in_the_order_that_was_asked_for(daemon: DaemonProcess) -> None:
     task = daemon.call("task.submit", agent="other", objective="wait")
     daemon.await_worker("other-0", lambda worker: worker["state"] == "Busy")
     shown = daemon.corral("top", "--json", "-n", "2", "--interval", "100ms", "--sort", "tasks")

@@ -40,7 +40,7 @@ def test_what_is_kept_is_what_is_so(daemon: DaemonProcess) -> None:
     check_status(daemon)
 
 
-def test_every_change_of_a_worker_is_told(daemon: DaemonProcess) -> None:
+def test_every_change_of_a_worker_is_reported(daemon: DaemonProcess) -> None:
     daemon.call("agent.pause", names=["sleeper-1"])
     check_status(daemon)
     daemon.call("agent.resume", names=["sleeper-1"])
@@ -55,7 +55,7 @@ def test_every_change_of_a_worker_is_told(daemon: DaemonProcess) -> None:
     check_status(daemon)
 
 
-def test_a_wait_that_gets_shorter_is_told_at_each_look(daemon: DaemonProcess) -> None:
+def test_a_wait_that_gets_shorter_is_reported_at_each_look(daemon: DaemonProcess) -> None:
     daemon.call("agent.add", name="brief", spec={"command": ["false"], "protocol": "none"}, wait=False)
     daemon.await_worker("brief-0", lambda worker: worker["next_start_in_s"] is not None)
 
@@ -86,7 +86,7 @@ def test_time_goes_on_for_those_that_are_up(daemon: DaemonProcess) -> None:
     assert after[-1] == 0.0, "one that was never started has been up for no time"
 
 
-def test_tasks_and_queues_are_told(daemon: DaemonProcess) -> None:
+def test_tasks_and_queues_are_reported(daemon: DaemonProcess) -> None:
     daemon.call("task.run", agent="crew", objective="nothing")
     check_status(daemon)
     daemon.call("agent.pause", names=["crew"])
@@ -97,7 +97,7 @@ def test_tasks_and_queues_are_told(daemon: DaemonProcess) -> None:
     daemon.call("agent.resume", names=["crew"])
 
 
-def test_more_workers_and_fewer_are_told(daemon: DaemonProcess) -> None:
+def test_more_workers_and_fewer_are_reported(daemon: DaemonProcess) -> None:
     for instances in (5, 2, 0, 1, 0, 3):
         daemon.call("agent.scale", name="sleeper", instances=instances)
         check_status(daemon)

@@ -106,7 +106,7 @@ def test_every_reader_gets_all_parts_whenever_it_comes(daemon: DaemonProcess, tm
             assert "".join(map(str, parts_of(found))) == "beforeafter"  # also after its end
 
 
-def test_a_second_attempt_tells_that_it_begins_anew(daemon: DaemonProcess, tmp_path: Path) -> None:
+def test_a_second_attempt_reports_that_it_begins_anew(daemon: DaemonProcess, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     found: list[Message] = []
 
@@ -141,7 +141,7 @@ def test_the_daemon_refuses_what_another_worker_streams_beyond_the_limit(daemon:
     assert (parts_of(messages), record["state"]) == (["good"], "succeeded")
 
 
-def test_a_reader_that_does_not_read_holds_up_nobody_and_is_told_what_it_lost(daemon: DaemonProcess) -> None:
+def test_a_reader_that_does_not_read_holds_up_nobody_and_learns_what_it_lost(daemon: DaemonProcess) -> None:
     objective = "flood 2000"  # 20 MB: more than the buffers of a socket
     with daemon.client() as idle:
         task = daemon.call("task.submit", agent="streams", objective=objective)["id"]

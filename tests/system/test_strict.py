@@ -321,7 +321,7 @@ def test_an_agent_of_the_sdk_works_and_starts_cold(tmp_path: Path) -> None:
         assert "isolation" in json.dumps(agent["warm"])
 
 
-def test_a_machine_without_bubblewrap_is_an_error_at_start_and_told_by_doctor(
+def test_a_machine_without_bubblewrap_is_an_error_at_start_and_reported_by_doctor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bin").mkdir()

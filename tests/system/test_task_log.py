@@ -93,7 +93,7 @@ def test_each_of_many_tasks_on_one_worker_has_its_own_lines(daemon: DaemonProces
     assert lines(daemon, ids[last], grep="prints 3") == [f"{last} prints 3"]
 
 
-def test_messages_of_tasks_at_the_same_time_are_told_apart_and_prints_are_of_both(
+def test_messages_of_tasks_at_the_same_time_are_distinguished_and_prints_are_of_both(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     go = tmp_path / "go"

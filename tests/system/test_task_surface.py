@@ -143,7 +143,7 @@ def test_the_tree_of_a_task_has_what_it_delegated(daemon: DaemonProcess) -> None
     assert (cut["children"], cut["more"]) == ([], 1)
 
 
-def test_who_follows_a_task_is_told_of_those_below_it_and_then_of_its_end(daemon: DaemonProcess) -> None:
+def test_a_follower_of_a_task_gets_the_events_of_those_below_it_and_then_its_end(daemon: DaemonProcess) -> None:
     (child,) = begun(daemon, "crew", "delegate-wait pair", "waits")
     root = daemon.call("task.show", task=child)["parent"]
     told: list[Any] = []
@@ -160,7 +160,7 @@ def test_who_follows_a_task_is_told_of_those_below_it_and_then_of_its_end(daemon
     assert (root, "cancelled") in [(each["task"], each.get("state")) for each in told[2:]]
 
 
-def test_a_task_that_is_followed_from_the_start_tells_each_step_and_what_it_delegates(daemon: DaemonProcess) -> None:
+def test_a_task_that_is_followed_from_the_start_reports_each_step_and_what_it_delegates(daemon: DaemonProcess) -> None:
     (first,) = begun(daemon, "crew", "wait", "waits")
     task = daemon.call("task.submit", agent="crew", objective="delegate pair")["id"]
     told: list[Any] = []
@@ -180,7 +180,7 @@ def test_a_task_that_is_followed_from_the_start_tells_each_step_and_what_it_dele
     assert steps[-1] == (task, "task.ended")
 
 
-def test_follow_tells_people_on_stderr_and_ends_with_the_result(daemon: DaemonProcess) -> None:
+def test_follow_reports_on_stderr_and_ends_with_the_result(daemon: DaemonProcess) -> None:
     task = daemon.call("task.run", agent="crew", objective="delegate pair")["id"]
     *events, record = map(json.loads, daemon.corral("task", "follow", task, "--json").stdout.splitlines())
     assert (record["id"], record["state"]) == (task, "succeeded")
@@ -202,7 +202,7 @@ def test_several_tasks_are_waited_for_and_the_first_that_failed_is_the_exit_code
     assert [t["state"] for t in printed(daemon, "task", "cancel", *waiting)] == ["cancelled"] * 2
 
 
-def test_run_says_everything_that_a_task_can_be_told(daemon: DaemonProcess) -> None:
+def test_run_has_an_option_for_everything_that_a_task_takes(daemon: DaemonProcess) -> None:
     asked = ["run", "crew", "echo", "--detach", "--at", "1h", "--context", '{"why": 1}']
     asked += ["--max-tokens", "5", "--max-cost-cents", "0.5", "--scope", "here", "--timeout", "9s"]
     asked += ["--constraint", "one", "--constraint", "two", "--output-format", "a word"]
@@ -248,7 +248,7 @@ def damage(daemon: DaemonProcess, task: str) -> None:
         connection.commit()
 
 
-def test_a_damaged_record_is_told_by_name_and_costs_no_other_task_anything(tmp_path: Path) -> None:
+def test_a_damaged_record_is_reported_by_name_and_costs_no_other_task_anything(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, CREW) as daemon:
         daemon.call("agent.start", names=["crew"])
         fine = daemon.call("task.run", agent="crew", objective="echo")["id"]

@@ -73,7 +73,7 @@ def submit_and_await(daemon: DaemonProcess, agent: str, objective: str, message:
     raise AssertionError("the stream of events does not end")
 
 
-def test_who_waits_late_is_told_how_far_the_task_is(daemon: DaemonProcess) -> None:
+def test_a_late_waiter_learns_how_far_the_task_is(daemon: DaemonProcess) -> None:
     task = submit_and_await(daemon, "crew", "wait", "waits")
     with daemon.client() as client:
         with pytest.raises(Timeout):
@@ -376,7 +376,7 @@ def hold_store(daemon: DaemonProcess) -> sqlite3.Connection:
     return held
 
 
-def test_an_end_that_the_store_refuses_is_written_and_told_when_it_can_be(tmp_path: Path) -> None:
+def test_an_end_that_the_store_refuses_is_written_and_reported_when_it_can_be(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, CREW) as daemon:
         daemon.call("agent.start", names=["crew"])
         running = submit_and_await(daemon, "crew", "wait", "waits")

@@ -171,7 +171,7 @@ def _is_told_once(folder: Path, config: str, receiver: Receiver) -> None:
 
 
 @pytest.mark.long
-def test_a_collector_that_takes_nothing_costs_spans_alone_and_that_is_told_once(tmp_path: Path) -> None:
+def test_a_collector_that_takes_nothing_costs_spans_alone_and_that_is_reported_once(tmp_path: Path) -> None:
     with Receiver() as receiver:
         config = CREW.replace("ADDRESS", receiver.address)
         for status in (503, None):  # it refuses, and it does not answer

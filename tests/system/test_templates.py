@@ -119,7 +119,7 @@ def test_hostile_params_are_refused_at_once(daemon: DaemonProcess) -> None:
     assert daemon.call("daemon.ping") == {}
 
 
-def test_the_commands_tell_of_templates(daemon: DaemonProcess) -> None:
+def test_the_commands_report_templates(daemon: DaemonProcess) -> None:
     listed = daemon.corral("templates")
     assert "sleeper" in listed.stdout
     assert "team=red" in listed.stdout

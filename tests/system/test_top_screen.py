@@ -133,7 +133,7 @@ def test_a_pause_holds_the_picture_until_it_ends(daemon: DaemonProcess) -> None:
         daemon.call("task.cancel", task=task["id"])
 
 
-def test_a_daemon_that_goes_away_is_told_and_found_again(daemon: DaemonProcess) -> None:
+def test_the_loss_of_a_daemon_is_reported_and_it_is_found_again(daemon: DaemonProcess) -> None:
     with top(daemon, "--interval", "200ms") as screen:
         screen.wait_text("crew", "? keys")
         screen.press("\r")

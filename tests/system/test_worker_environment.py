@@ -143,7 +143,7 @@ def test_a_number_stays_over_a_restart_and_the_next_follows_at_scaling(daemon: D
     assert ports == {"8000", "8001", "8002"}
 
 
-def test_a_service_is_told_its_port_and_checked_there(daemon: DaemonProcess) -> None:
+def test_a_service_gets_its_port_and_is_checked_there(daemon: DaemonProcess) -> None:
     for number in range(2):
         worker = daemon.await_worker(f"web-{number}", lambda worker: worker["state"] == "Ready")
         with daemon.client() as client:

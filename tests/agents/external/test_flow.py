@@ -358,7 +358,7 @@ def test_a_device_is_polled_until_the_person_has_agreed() -> None:
 
 
 @pytest.mark.contract
-def test_a_device_that_has_not_been_told_yet_ends_the_wait_and_a_refusal_the_login() -> None:
+def test_an_unconfirmed_device_ends_the_wait_and_a_refusal_ends_the_login() -> None:
     async def work(server: Far) -> None:
         server.tokens = ["authorization_pending", "access_denied"]
         pending = await started(server, "device")

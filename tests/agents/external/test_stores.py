@@ -105,7 +105,7 @@ def test_a_path_is_up_where_it_can_be_opened(tmp_path: Path, kind: Kind, name: s
     bounded(check())
 
 
-def test_a_store_whose_users_run_is_probed_again_and_told_of(listener: socket.socket) -> None:
+def test_a_store_whose_users_run_is_probed_again_and_reported(listener: socket.socket) -> None:
     async def check() -> None:
         port = listener.getsockname()[1]
         daemon = Daemon(store("redis", f"redis://:{PASSWORD}@127.0.0.1:{port}"))

@@ -167,7 +167,7 @@ def test_a_start_settles_what_was_rolling_by_the_table_in_force(path: Path, has_
     run(path, later)
 
 
-def test_a_caller_that_waits_for_a_revision_is_told_of_its_end_whatever_ends_it(path: Path) -> None:
+def test_a_caller_that_waits_for_a_revision_learns_of_its_end_whatever_ends_it(path: Path) -> None:
     async def test(revisions: Revisions) -> None:
         await revisions.load([])
 

@@ -135,7 +135,7 @@ def test_a_fifo_a_socket_and_a_name_that_is_not_utf8_are_refused(folder: Path) -
 
 
 @pytest.mark.parametrize("name", [".env", "deploy/.env.production", "server.pem", "id_ed25519"])
-def test_a_file_that_looks_like_a_secret_is_refused_unless_told(folder: Path, name: str) -> None:
+def test_a_file_that_looks_like_a_secret_is_refused_unless_requested(folder: Path, name: str) -> None:
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("x")
     (folder / ".env.example").write_text("x")

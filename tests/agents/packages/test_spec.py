@@ -97,7 +97,7 @@ def test_an_unknown_key_has_the_nearest_known_one() -> None:
         assert f'did you mean "{near}"?' in str(caught.value.data["reason"])
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     with pytest.raises(InvalidParams) as caught:
         decode_package(b'name = "X"\nversion = "?"\ncommand = []\n')
     assert [message.partition(" = ")[0].rpartition(" ")[2] for message in caught.value.messages] == [

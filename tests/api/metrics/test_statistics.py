@@ -46,7 +46,7 @@ def test_percentiles_forget_what_has_left_the_window_and_the_average_does_not() 
     assert len(window.figures().kept) == WINDOW
 
 
-def test_what_was_told_does_not_change_with_what_comes() -> None:
+def test_what_was_reported_does_not_change_later() -> None:
     window = Window()
     window.add(1.0)
     figures = window.figures()

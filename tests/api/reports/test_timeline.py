@@ -30,7 +30,7 @@ def event(kind: str, second: str, **fields: object) -> dict[str, object]:
     return {"type": kind, "at": f"{DAY}:{second}Z", "task": "task-1", "worker": "a-0", **fields}
 
 
-def test_all_steps_stand_in_order_of_time_whatever_tells_them() -> None:
+def test_all_steps_are_in_order_of_time_whatever_their_source() -> None:
     events = [
         event("task.started", "01.000", attempt=1),
         event("task.progress", "01.300", progress=0.5, total=None, message="half", memory_bytes=7),
@@ -71,13 +71,13 @@ def test_all_steps_stand_in_order_of_time_whatever_tells_them() -> None:
     assert (end.outcome, end.text, end.memory_bytes, end.cpu_ms) == ("failed", "it died", 1000, 5.0)
 
 
-def test_a_task_without_events_has_what_its_record_tells() -> None:
+def test_a_task_without_events_has_what_its_record_has() -> None:
     found = Timeline(TASK).history([], [], [], [])
     assert [each.step for each in found] == ["queued", "started", "ended"]
     assert found[1].attempt == 2
 
 
-def test_live_events_tell_the_same_steps() -> None:
+def test_live_events_report_the_same_steps() -> None:
     timeline = Timeline(TASK)
     call = timeline.of_live_event(event("mcp.call", "03.250", tool="t__x", outcome="ok", duration_s=0.25))
     assert call is not None

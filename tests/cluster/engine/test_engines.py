@@ -458,7 +458,7 @@ def test_a_message_reaches_all_who_listen(servers: LocalServers) -> None:
     run(servers, test)
 
 
-def test_a_request_is_answered_and_one_that_nobody_hears_fails_at_once(servers: LocalServers) -> None:
+def test_a_request_is_answered_and_one_without_a_listener_fails_at_once(servers: LocalServers) -> None:
     async def test(engine: Engine) -> None:
         other = await open_engine(settings(servers))
         calls = await other.subscribe("nodes/n2")

@@ -143,7 +143,7 @@ def test_each_value_that_cannot_be_expanded_is_one_problem(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["api-key", "X-API-Key", "Set-Cookie", "http_headers", "access-key"])
-def test_a_name_that_tells_is_known_in_each_of_its_spellings(name: str) -> None:
+def test_a_key_that_names_a_secret_is_recognised_in_each_of_its_spellings(name: str) -> None:
     assert masked({name: VALUE}) == {name: "***"}
 
 

@@ -429,7 +429,7 @@ def test_the_line_of_a_step_is_found_by_its_name_or_number() -> None:
     ]
 
 
-def test_all_mistakes_of_a_file_are_told_at_once_in_the_order_of_their_lines() -> None:
+def test_all_mistakes_of_a_file_are_reported_at_once_in_the_order_of_their_lines() -> None:
     text = """
 [daemon]
 log_level = "loud"
@@ -482,7 +482,7 @@ agent = "nobody"
     assert error.messages == [each["message"] for each in errors]
 
 
-def test_one_mistake_is_told_alone_without_those_that_follow_from_it() -> None:
+def test_one_mistake_is_reported_alone_without_those_that_follow_from_it() -> None:
     text = "[agents.a]\ncomand = ['x']\n[agents.b]\ncommand = ['x']\nrequires = ['a']\n"
     error = refused(text + "[teams.t]\nlead = 'a'\nmembers = ['b']\n")
     assert "errors" not in error.data
@@ -513,7 +513,7 @@ def test_a_file_of_mistakes_lists_a_hundred_of_them() -> None:
         ('{"agents": {}}', ["TOML"]),
     ],
 )
-def test_a_usual_mistake_is_told_with_what_to_write(text: str, words: list[str]) -> None:
+def test_a_usual_mistake_is_reported_with_what_to_write(text: str, words: list[str]) -> None:
     reason = str(refused(text).data["reason"])
     assert [word for word in words if word not in reason] == []
 

@@ -125,7 +125,7 @@ def test_a_value_of_a_param_is_never_expanded_itself() -> None:
         ("[tasks]\nmax_attempts = 1\n[templates.t]\ntasks.max_total_queue_size = 3", 4, "whole"),
     ],
 )
-def test_a_mistake_in_a_template_is_told_with_its_line(text: str, line: int, word: str) -> None:
+def test_a_mistake_in_a_template_is_reported_with_its_line(text: str, line: int, word: str) -> None:
     error = refused(text)
     assert error.data["line"] == line
     assert word in str(error.data["reason"])

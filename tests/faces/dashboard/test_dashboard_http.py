@@ -171,7 +171,7 @@ def test_the_stream_begins_with_the_status_and_goes_on_with_what_changes(api: Ap
         assert ["echo-0", "echo-1"] in places
 
 
-def test_the_stream_tells_a_token_nothing_of_other_agents(api: Api) -> None:
+def test_the_stream_shows_a_token_nothing_of_other_agents(api: Api) -> None:
     made = api.daemon.call("token.add", name="narrow", rights="operate", agents=["other*"])
     with closing(api.connection()) as connection:
         sent = {"Authorization": f"Bearer {made['token']}", "Accept": "text/event-stream"}

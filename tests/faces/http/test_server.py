@@ -245,7 +245,7 @@ def test_out_of_descriptors_a_connection_waits_until_there_are_some(caplog: pyte
     assert len(caplog.records) == 1
 
 
-def test_no_answer_tells_the_versions_of_libraries() -> None:
+def test_no_answer_has_the_versions_of_libraries() -> None:
     async def serve(_request: web.BaseRequest, _client: HttpClient) -> web.StreamResponse:
         return answer({})
 

@@ -67,7 +67,7 @@ def test_the_documented_commands_add_and_remove(api: Api, plural: str, field: st
     assert curl(api, remove)[0] == 404
 
 
-def test_an_agent_of_the_template_tells_its_name_and_what_it_was_asked(api: Api) -> None:
+def test_an_agent_of_the_template_answers_with_its_name_and_its_input(api: Api) -> None:
     with httpx.Client(base_url=f"http://{api.address}", headers={"Authorization": f"Bearer {api.token}"}) as client:
         config = {"id": "teller", "name": "A Teller", "description": "It tells"}
         said = client.post("/runtime/agents", data={"agent_config": json.dumps(config)})

@@ -327,7 +327,9 @@ def test_what_http_forbids_is_answered_with_its_status() -> None:
         ("b" * 40, "100-continue", ["HTTP/1.1 401 Unauthorized"]),
     ],
 )
-def test_who_asks_before_he_sends_his_body_is_told_at_once(token: str, expected: str, lines: list[str]) -> None:
+def test_a_client_that_asks_before_it_sends_its_body_gets_an_answer_at_once(
+    token: str, expected: str, lines: list[str]
+) -> None:
     async def test(site: Site) -> None:
         body = json.dumps(site.message("initialize", protocolVersion="2025-11-25")).encode()
         head = [
@@ -350,7 +352,7 @@ def test_who_asks_before_he_sends_his_body_is_told_at_once(token: str, expected:
     run(test)
 
 
-def test_the_address_says_what_of_all_a_client_wants() -> None:
+def test_the_address_selects_what_a_client_sees() -> None:
     async def test(site: Site) -> None:
         query = "?only=time__*&only=git__*&deny=*rm*&read_only=1&profile=p"
         async with site.modern("tools/list", query=query) as answer:
@@ -432,7 +434,7 @@ def test_a_batch_is_taken_in_the_one_revision_that_has_them() -> None:
     run(test)
 
 
-def test_what_a_call_tells_comes_on_a_stream_that_ends_with_its_result() -> None:
+def test_what_a_call_reports_comes_on_a_stream_that_ends_with_its_result() -> None:
     async def test(site: Site) -> None:
         session = await site.initialize()
         asked = site.message("tools/call", name="progress", _meta={"progressToken": 7})

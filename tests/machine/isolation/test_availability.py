@@ -24,12 +24,12 @@ def test_a_machine_without_it_says_how_to_get_it(tmp_path: Path) -> None:
     assert ("bwrap" in trial.problem, "bubblewrap" in trial.advice) == (True, True)
 
 
-def test_a_refusal_of_the_kernel_is_told_with_its_reason(tmp_path: Path) -> None:
+def test_a_refusal_of_the_kernel_is_reported_with_its_reason(tmp_path: Path) -> None:
     trial = availability.tried(program(tmp_path, "#!/bin/sh\necho 'bwrap: no namespace' >&2; exit 1\n"))
     assert trial.problem == "bwrap: no namespace"
     assert "max_user_namespaces" in trial.advice
 
 
-def test_a_program_that_cannot_be_run_is_told(tmp_path: Path) -> None:
+def test_a_program_that_cannot_be_run_is_reported(tmp_path: Path) -> None:
     trial = availability.tried(program(tmp_path, "#!/no/such/interpreter\n"))
     assert str(tmp_path) in trial.problem

@@ -102,7 +102,7 @@ def tree(token: str, escapees: int) -> list[str]:
     return [*PYTHON, str(AGENTS / "launcher_tree.py"), token, str(escapees), "0"]
 
 
-def test_pids_are_told_as_this_process_sees_them(token: str) -> None:
+def test_pids_are_reported_as_this_process_sees_them(token: str) -> None:
     async def main() -> None:
         async with Kept() as kept:
             child, text = await kept.start(tree(token, 2))
@@ -180,7 +180,7 @@ def test_nothing_is_left_whoever_dies(token: str, dies: str, attempt: int) -> No
         daemon.kill()
 
 
-def test_an_ordinary_user_has_a_namespace_or_is_told_why_not() -> None:
+def test_an_ordinary_user_has_a_namespace_or_learns_why_not() -> None:
     if not ROOT:
         pytest.skip("the other tests are those of an ordinary user then")
     if not SYSTEM_PYTHON.exists():

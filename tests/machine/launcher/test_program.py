@@ -189,7 +189,7 @@ def test_a_launcher_without_descriptors_says_so_and_lives(wire: Wire) -> None:
     assert len(os.listdir(f"/proc/{pid}/fd")) == used
 
 
-def test_a_death_without_a_descriptor_to_look_is_told_all_the_same(wire: Wire) -> None:
+def test_a_death_without_a_descriptor_to_look_is_reported_all_the_same(wire: Wire) -> None:
     wire.start("a-0#1", ["sh", "-c", "(sleep 1000 &) ; echo; sleep 1000"])
     pid = wire.process.pid
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
@@ -311,7 +311,7 @@ def test_another_user_comes_with_its_groups_and_may_not_return(wire: Wire) -> No
 # --- ends ---
 
 
-def test_an_exit_is_told_with_status_and_use(wire: Wire) -> None:
+def test_an_exit_is_reported_with_status_and_use(wire: Wire) -> None:
     pid, _line = wire.start("a-0#1", ["sh", "-c", "echo; exit 7"])
     exited = wire.hear("exited", unit="a-0#1", pid=pid)
     assert os.waitstatus_to_exitcode(exited["status"]) == 7
@@ -319,7 +319,7 @@ def test_an_exit_is_told_with_status_and_use(wire: Wire) -> None:
     wire.hear("emptied", unit="a-0#1")
 
 
-def test_an_exit_is_told_while_a_grandchild_holds_the_pipe(wire: Wire) -> None:
+def test_an_exit_is_reported_while_a_grandchild_holds_the_pipe(wire: Wire) -> None:
     seq, reading = wire.spawn("a-0#1", ["sh", "-c", "sleep 1000 & exit 3"])
     pid = wire.hear("spawned", seq=seq)["pid"]
     wire.hear("exited", unit="a-0#1", pid=pid)
@@ -409,7 +409,7 @@ def test_a_killed_launcher_takes_its_children_along(wire: Wire, user: str | None
         assert cgroup.remove(str(wire.subtree.unit("a-0#1")))  # which is the daemon's task then
 
 
-def test_a_dead_worker_that_a_debugger_keeps_is_told_as_gone(wire: Wire) -> None:
+def test_a_dead_worker_that_a_debugger_keeps_is_reported_as_gone(wire: Wire) -> None:
     pid, _ = wire.start("a-0#1", ["sh", "-c", "echo; exec sleep 1000"])
     with debugged(pid):
         wire.send(op="kill", unit="a-0#1")
@@ -452,7 +452,7 @@ def test_a_signal_reaches_the_leader_or_the_whole_tree(wire: Wire, token: str) -
     os.close(reading)
 
 
-def test_a_stopped_tree_that_is_told_to_end_ends(wire: Wire) -> None:
+def test_a_stopped_tree_that_is_asked_to_end_ends(wire: Wire) -> None:
     wire.start("a-0#1", ["sh", "-c", "sleep 1000 & echo; wait"])
     wire.send(op="signal", unit="a-0#1", signal=signal.SIGSTOP, scope="tree")
     wire.send(op="signal", unit="a-0#1", signal=signal.SIGTERM, scope="tree")
@@ -651,7 +651,7 @@ def test_a_tree_that_forks_while_it_is_frozen_stands_still(wire: Wire, token: st
         assert time.monotonic() < deadline
 
 
-def test_what_escapes_is_told_by_its_unit_until_it_is_gone(wire: Wire, token: str) -> None:
+def test_what_escapes_is_reported_by_its_unit_until_it_is_gone(wire: Wire, token: str) -> None:
     wire.start("b-0#1", ["sh", "-c", "echo; exec sleep 1000"])
     leader, *escaped = wire.tree("a-0#1", token, 3, 1)
     orphans = escaped[:3]
@@ -699,7 +699,7 @@ def test_the_leader_of_a_container_removes_it_when_the_daemon_hangs_up(wire: Wir
     assert wire.process.returncode == 0
 
 
-def test_a_launcher_that_is_told_to_end_by_others_goes_on(wire: Wire) -> None:
+def test_a_launcher_ignores_a_request_of_others_to_end(wire: Wire) -> None:
     wire.hear("pong", seq=wire.send(op="ping"))
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         wire.process.send_signal(signum)
@@ -738,7 +738,7 @@ def test_two_hundred_starts_at_once_are_all_confirmed_and_ended(wire: Wire) -> N
         os.close(reading)
 
 
-def test_a_daemon_that_does_not_read_is_told_everything_later(wire: Wire) -> None:
+def test_a_daemon_that_does_not_read_learns_everything_later(wire: Wire) -> None:
     for n in range(100):
         _seq, reading = wire.spawn(f"a-{n}#1", ["true"])
         os.close(reading)

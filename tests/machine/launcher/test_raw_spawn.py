@@ -222,7 +222,7 @@ def test_what_needs_more_than_a_plan_gets_none(raw_spawner: RawSpawner, options:
     assert raw_spawner.start(asked(["true"]) | options, [0, 1, 2], 3) is None
 
 
-def test_a_failure_is_told_even_before_the_report_has_its_place(raw_spawner: RawSpawner) -> None:
+def test_a_failure_is_reported_even_before_the_report_has_its_place(raw_spawner: RawSpawner) -> None:
     (text_, report), (silent, three) = os.pipe(), os.pipe()
     assert report > 3
     pid = os.fork()
@@ -352,7 +352,7 @@ REFUSED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_plan_that_fails_is_told_in_the_words_of_birth(both: tuple[Wire, Wire], case: str) -> None:
+def test_a_plan_that_fails_is_reported_in_the_words_of_birth(both: tuple[Wire, Wire], case: str) -> None:
     words: list[dict[str, Any]] = []
     for wire in both:
         options = {"argv": ["true"]} | REFUSED[case]

@@ -401,7 +401,7 @@ def test_a_refusal_names_the_folder_as_it_is_written(tmp_path: Path, monkeypatch
     assert str(folder) in failure.value.message
 
 
-def test_what_this_machine_gives_is_told_part_by_part(tmp_path: Path) -> None:
+def test_what_this_machine_gives_is_reported_part_by_part(tmp_path: Path) -> None:
     async def tell(**options: object) -> containment.Containment:
         launcher = Launcher(**options)  # type: ignore[arg-type] # of the rows below
         await launcher.start()

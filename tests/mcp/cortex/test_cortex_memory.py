@@ -191,7 +191,7 @@ def test_a_search_ignores_case_and_diacritics(memory: Memory) -> None:
     assert found(memory, "EL NINO") == ["El Niño is warm"]
 
 
-def test_all_words_are_wanted_and_any_word_is_taken(memory: Memory) -> None:
+def test_all_words_are_preferred_and_any_word_is_accepted(memory: Memory) -> None:
     memory.store("red apple")
     memory.store("red brick")
     assert found(memory, "red apple") == ["red apple"]

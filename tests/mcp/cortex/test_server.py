@@ -156,7 +156,7 @@ def test_the_official_client_lists_and_calls_all_tools(db: Path, mode: str) -> N
     asyncio.run(asyncio.wait_for(session(), BOUND_S))
 
 
-def test_hints_tell_clients_what_is_safe(db: Path) -> None:
+def test_hints_show_clients_what_is_safe(db: Path) -> None:
     async def session() -> None:
         async with official(db, "auto") as client:
             hints = {tool.name: tool.annotations for tool in (await client.list_tools()).tools}
@@ -213,7 +213,7 @@ def test_another_version_is_answered_with_the_newest_legacy_one(server: Cortex, 
     assert result["protocolVersion"] == LEGACY_VERSIONS[-1]
 
 
-def test_discover_tells_what_a_modern_client_needs(server: Cortex) -> None:
+def test_discover_reports_what_a_modern_client_needs(server: Cortex) -> None:
     result = server.modern("server/discover")["result"]
     assert result["supportedVersions"] == list(MODERN_VERSIONS)
     assert result["capabilities"] == {"tools": {}}
@@ -447,7 +447,7 @@ def test_a_signal_ends_it_with_zero_and_no_log_is_left_behind(server: Cortex, db
     assert sorted(path.name for path in db.parent.iterdir()) == ["cortex.db"]
 
 
-def test_sigterm_is_heard_while_another_process_holds_the_lock(server: Cortex, db: Path) -> None:
+def test_sigterm_is_handled_while_another_process_holds_the_lock(server: Cortex, db: Path) -> None:
     server.ask("ping")
     other = sqlite3.connect(db, isolation_level=None)
     try:

@@ -376,7 +376,7 @@ def test_what_is_read_says_how_long_it_may_be_kept() -> None:
 # -- while a call goes on
 
 
-def test_progress_is_told_under_the_client_s_own_token_and_never_after_the_end() -> None:
+def test_progress_is_reported_under_the_client_s_own_token_and_never_after_the_end() -> None:
     async def test(client: Client) -> None:
         await client.initialize()
         client.provider.go_on.set()
@@ -414,7 +414,7 @@ def test_a_legacy_client_chooses_the_level_of_what_servers_log() -> None:
     run(test)
 
 
-def test_a_modern_client_hears_of_logs_only_with_a_request_that_asks_for_them() -> None:
+def test_a_modern_client_learns_of_logs_only_with_a_request_that_asks_for_them() -> None:
     async def test(client: Client) -> None:
         await client.modern("tools/call", name="chat")
         assert client.way.told == []
@@ -444,7 +444,7 @@ def test_a_legacy_client_is_asked_only_what_it_has_declared() -> None:
     run(test)
 
 
-def test_a_modern_client_is_handed_what_the_server_wants_to_know() -> None:
+def test_a_modern_client_gets_what_the_server_asks() -> None:
     async def test(client: Client) -> None:
         result = await client.modern("tools/call", name="more")
         assert (result["resultType"], result["requestState"]) == ("input_required", "x")
@@ -491,7 +491,7 @@ def test_a_server_that_never_knows_enough_is_not_asked_for_ever() -> None:
 # -- what comes unasked
 
 
-def test_changed_lists_are_told_once_for_all_changes_of_a_moment() -> None:
+def test_changed_lists_are_reported_once_for_all_changes_of_a_moment() -> None:
     async def test(client: Client) -> None:
         await client.initialize()
         client.provider.change("tools", "tools", "resources", "resourceTemplates")
@@ -506,7 +506,7 @@ def test_changed_lists_are_told_once_for_all_changes_of_a_moment() -> None:
     run(test)
 
 
-def test_a_modern_client_is_told_nothing_unasked() -> None:
+def test_a_modern_client_learns_nothing_unasked() -> None:
     async def test(client: Client) -> None:
         await client.modern("tools/list")
         client.endpoint.handle_notification("notifications/initialized", {})
@@ -515,7 +515,7 @@ def test_a_modern_client_is_told_nothing_unasked() -> None:
     run(test)
 
 
-def test_a_legacy_client_hears_of_a_resource_from_subscribe_to_unsubscribe() -> None:
+def test_a_legacy_client_learns_of_a_resource_from_subscribe_to_unsubscribe() -> None:
     async def test(client: Client) -> None:
         await client.initialize()
         for _ in range(2):
@@ -534,7 +534,7 @@ def test_a_legacy_client_hears_of_a_resource_from_subscribe_to_unsubscribe() -> 
     run(test)
 
 
-def test_a_modern_client_that_listens_is_told_first_what_of_it_holds_and_then_only_that() -> None:
+def test_a_modern_client_that_listens_first_learns_what_is_accepted_and_then_gets_only_that() -> None:
     async def test(client: Client) -> None:
         wanted = {
             "toolsListChanged": True,

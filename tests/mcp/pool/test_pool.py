@@ -126,7 +126,7 @@ def test_the_hash_of_a_long_name_is_the_same_in_every_version() -> None:
     assert list(exposed) == ["files__" + "t" * 32 + "_2ef75ea1"]
 
 
-def test_names_that_would_be_the_same_are_told_apart_in_any_order() -> None:
+def test_names_that_would_be_the_same_are_distinguished_in_any_order() -> None:
     tools = [tool("a.b"), tool("a/b"), tool("a_b"), tool("c.d")]
     exposed = exposed_tools("s", tools)
     assert exposed["s__a_b"].name == "a_b"
@@ -778,7 +778,7 @@ def test_the_error_of_a_server_that_does_not_start_reaches_the_caller() -> None:
     run(test())
 
 
-def test_a_list_waits_no_longer_for_a_start_than_it_is_told() -> None:
+def test_a_list_waits_for_a_start_no_longer_than_its_limit() -> None:
     async def test() -> None:
         class Slow(PlayedBackend):
             async def starting(self) -> None:
@@ -974,7 +974,7 @@ def test_a_tool_that_says_it_failed_is_a_result_and_a_failure() -> None:
     run(test())
 
 
-def test_a_caller_hears_of_progress() -> None:
+def test_a_caller_learns_of_progress() -> None:
     async def test() -> None:
         reports: list[Progress] = []
         caller = Caller(on_progress=reports.append)
@@ -984,7 +984,7 @@ def test_a_caller_hears_of_progress() -> None:
     run(test())
 
 
-def test_a_changed_list_is_seen_at_once_and_told_by_its_kind() -> None:
+def test_a_changed_list_is_seen_at_once_and_reported_by_its_kind() -> None:
     async def test() -> None:
         backend = PlayedBackend("s", tool("t"))
         pool = pool_of(backend)
@@ -1082,7 +1082,7 @@ def test_reads_overlap_and_are_repeated() -> None:
     run(test())
 
 
-def test_more_calls_than_a_minute_may_have_are_refused_with_a_hint_and_told_once() -> None:
+def test_more_calls_than_a_minute_may_have_are_refused_with_a_hint_and_reported_once() -> None:
     async def test() -> None:
         told: list[tuple[str, int]] = []
         pool = Pool(on_refused=lambda name, limit, _: told.append((name, limit)))
@@ -1445,7 +1445,7 @@ def test_subscribers_share_one_subscription_that_outlives_the_process() -> None:
     run(test())
 
 
-def test_nobody_hears_what_changes_in_the_process_of_another() -> None:
+def test_no_client_learns_what_changes_in_the_process_of_another() -> None:
     async def test() -> None:
         catalogue = files("s", "x:1")
         backend = PlayedBackend("s", catalogue=catalogue, share="agent", max_processes=2)

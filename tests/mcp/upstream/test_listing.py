@@ -221,7 +221,7 @@ def test_a_subscription_that_the_server_ends_is_made_again_and_what_was_missed_i
 
 
 @pytest.mark.parametrize("era", ERAS)
-def test_a_subscription_to_a_resource_is_told_of_its_changes_until_it_is_ended(era: str) -> None:
+def test_a_subscription_to_a_resource_gets_its_changes_until_it_is_ended(era: str) -> None:
     async def test() -> None:
         updated: asyncio.Queue[str] = asyncio.Queue()
         command = (*ODD, f"--era={era}", *ALL)
@@ -243,7 +243,7 @@ def test_a_subscription_to_a_resource_is_told_of_its_changes_until_it_is_ended(e
     run(test())
 
 
-def test_a_modern_server_that_does_not_tell_of_resources_refuses_the_subscription() -> None:
+def test_a_modern_server_that_does_not_report_resources_refuses_the_subscription() -> None:
     async def test() -> None:
         for listen in ("refuse", "nothing"):
             async with life((*ODD, "--era=modern", f"--listen={listen}")) as server:

@@ -276,7 +276,7 @@ def test_nobody_is_asked_who_is_not_certain_to_be_meant_or_cannot_answer() -> No
     run(test())
 
 
-def test_what_a_caller_refuses_is_told_to_the_server() -> None:
+def test_what_a_caller_refuses_is_reported_to_the_server() -> None:
     async def test() -> None:
         async def ask(_method: str, _params: Mapping[str, object]) -> object:
             raise Cancelled("cannot answer: nobody is there", why="away")
@@ -343,7 +343,7 @@ def test_what_a_server_logs_is_the_callers_as_well_while_he_is_alone() -> None:
     run(test())
 
 
-def test_a_caller_who_cannot_be_told_costs_nobody_the_connection() -> None:
+def test_a_caller_that_cannot_be_answered_costs_nobody_the_connection() -> None:
     async def test() -> None:
         def refuse(_: object) -> None:
             raise Overloaded("cannot take more", retry_after_s=1)

@@ -35,7 +35,7 @@ def refused(text: str) -> InvalidParams:
         (f'{TWO}[agents."acme/x"]\ncommand = ["x"]\nmodels = ["a"]\n', "agents.acme/x.models"),
     ],
 )
-def test_a_mistake_is_told_by_its_key(text: str, key: str) -> None:
+def test_a_mistake_is_reported_by_its_key(text: str, key: str) -> None:
     error = refused(text)
     assert str(error.data["key"]).replace('"', "") == key
     assert "a b" not in error.message

@@ -99,7 +99,7 @@ def test_the_sink_gets_what_is_to_be_kept_in_order_and_numbers_never_repeat() ->
     assert [event.seq for event in kept] == [1, 3, 5, 7, 9]
 
 
-def test_a_type_is_heard_while_somebody_follows_it() -> None:
+def test_a_type_is_delivered_while_somebody_follows_it() -> None:
     async def test() -> None:
         bus = Bus(1)
         assert not bus.has_subscribers("mcp.call")
@@ -162,7 +162,7 @@ def test_a_subscriber_that_waits_is_woken_and_ends_when_it_is_closed() -> None:
     run(test)
 
 
-def test_a_subscriber_that_does_not_read_loses_the_oldest_and_is_told_how_many() -> None:
+def test_a_subscriber_that_does_not_read_loses_the_oldest_and_learns_how_many() -> None:
     async def test() -> None:
         bus = Bus(1)
         slow, quick = bus.subscribe(limit=10), bus.subscribe(limit=1_000)
@@ -224,7 +224,7 @@ def test_a_queue_is_bounded_in_bytes_and_one_event_always_has_room() -> None:
     run(test)
 
 
-def test_a_subscriber_is_not_told_of_what_it_would_not_take() -> None:
+def test_a_subscriber_gets_no_event_that_it_does_not_take() -> None:
     async def test() -> None:
         bus = Bus(1)
         with bus.subscribe(limit=2, where=lambda event: event.seq % 2 == 0) as subscription:

@@ -354,7 +354,7 @@ async def test_agents_that_flood_do_not_erase_what_the_daemon_told(tmp_path: Pat
 
 
 @on_loop
-async def test_the_oldest_go_when_the_limit_shrinks_and_a_reader_is_told(tmp_path: Path) -> None:
+async def test_the_oldest_are_dropped_when_the_limit_shrinks_and_a_reader_learns_it(tmp_path: Path) -> None:
     limit = 1_000_000
     async with stream(tmp_path) as events:
         for _ in range(3_000):

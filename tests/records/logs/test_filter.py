@@ -139,7 +139,7 @@ def test_one_line_has_half_the_time_of_a_search() -> None:
     assert time.process_time() - begun < SEARCH_S
 
 
-def test_lines_that_tell_of_a_loss_are_shown_whatever_is_asked_for(tmp_path: Path) -> None:
+def test_lines_that_report_a_loss_are_shown_whatever_is_asked_for(tmp_path: Path) -> None:
     logs = ticking(tmp_path)
     writer = writer_of(logs)
     writer.stream("stdout").write(b"before\n")

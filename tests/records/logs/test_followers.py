@@ -175,7 +175,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_through_all_that_can_happen_followers_see_each_line_once_or_are_told_how_many_they_missed(
+def test_through_all_that_can_happen_followers_see_each_line_once_or_learn_how_many_they_missed(
     tmp_path: Path, seed: int
 ) -> None:
     live(tmp_path, seed)

@@ -84,7 +84,7 @@ def test_a_folder_whose_name_is_no_text_hides_nothing_else(tmp_path: Path) -> No
     logs.close()
 
 
-def test_a_compressed_file_that_has_gone_bad_is_told_and_the_rest_is_read(tmp_path: Path) -> None:
+def test_a_compressed_file_that_has_gone_bad_is_reported_and_the_rest_is_read(tmp_path: Path) -> None:
     logs = store_of(tmp_path)
     writer = writer_of(logs, max_file_bytes=200_000, max_files=9)
     stream = writer.stream("stdout")

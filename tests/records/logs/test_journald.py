@@ -179,7 +179,9 @@ def test_an_entry_that_journald_would_refuse_is_cut_and_says_so(journald: Journa
 # -- whoever listens
 
 
-def test_a_journald_that_does_not_read_is_told_from_one_that_does(journald: Journald, journal: Journal) -> None:
+def test_a_journald_that_does_not_read_is_distinguished_from_one_that_does(
+    journald: Journald, journal: Journal
+) -> None:
     count = fill(journal)
     assert journal.send({"N": "more"}) is Outcome.FULL
     assert journal.send({"N": b"x" * MIB}) is Outcome.FULL
@@ -399,7 +401,7 @@ async def degraded(
             await sender.close()
 
 
-def test_a_journald_that_never_reads_is_told_of_and_holds_up_the_end_for_a_bounded_time(
+def test_a_journald_that_never_reads_is_reported_and_holds_up_the_end_for_a_bounded_time(
     tmp_path: Path, journald: Journald
 ) -> None:
     async def whole() -> None:

@@ -241,7 +241,7 @@ def test_what_is_rotated_away_while_nobody_reads_is_reported(tmp_path: Path, see
     assert gaps > 0 or workers > 1
 
 
-def test_a_reader_whose_files_are_all_gone_is_told_so(tmp_path: Path) -> None:
+def test_a_reader_whose_files_are_all_gone_gets_an_error(tmp_path: Path) -> None:
     logs = LogStore(tmp_path)
     stream = writer_of(logs, "echo-0").stream("stdout")
     stream.write(b"one\n")

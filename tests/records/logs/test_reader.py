@@ -146,7 +146,7 @@ def test_a_follower_beside_a_flood_through_rotations_misses_and_repeats_nothing(
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 200])
-def test_a_follower_that_is_too_slow_is_told_how_many_lines_it_missed(logs: LogStore, at_once: int) -> None:
+def test_a_follower_that_is_too_slow_learns_how_many_lines_it_missed(logs: LogStore, at_once: int) -> None:
     async def test() -> None:
         stream = writer_of(logs, max_file_bytes=2_000, max_files=3).stream("stdout")
         stream.write(b"0\n")

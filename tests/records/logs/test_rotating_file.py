@@ -14,7 +14,7 @@ pytestmark = pytest.mark.shell
 LINES = [b"one", b"", b"x" * 40_000, b"\xff\x00", b"last"]
 
 
-def test_wherever_a_file_is_cut_off_all_lines_before_are_whole_and_the_gap_is_told_once(tmp_path: Path) -> None:
+def test_wherever_a_file_is_cut_off_all_lines_before_are_whole_and_the_gap_is_reported_once(tmp_path: Path) -> None:
     first = LogStore(tmp_path / "whole")
     writer_of(first).stream("stdout").write(b"\n".join(LINES) + b"\n")
     first.close()

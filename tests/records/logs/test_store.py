@@ -299,7 +299,7 @@ def test_a_file_that_others_rotate_is_opened_anew_and_no_line_is_lost(tmp_path: 
     logs.close()
 
 
-def test_a_line_that_a_killed_daemon_left_torn_is_removed_and_told(logs: LogStore) -> None:
+def test_a_line_that_a_killed_daemon_left_torn_is_removed_and_reported(logs: LogStore) -> None:
     writer_of(logs).stream("stdout").write(b"whole\n")
     path = logs.directory / "echo" / "echo-0.log"
     with path.open("ab") as file:
@@ -486,7 +486,7 @@ def test_a_line_of_64_megabytes_costs_no_memory_and_the_next_one_is_whole(logs: 
     run(test)
 
 
-def test_without_a_new_line_a_killed_daemons_gap_is_told_once(tmp_path: Path) -> None:
+def test_without_a_new_line_a_killed_daemons_gap_is_reported_once(tmp_path: Path) -> None:
     writer = writer_of(LogStore(tmp_path))
     writer.begin()
     writer.stream("stdout").write(b"whole\n")
@@ -506,7 +506,7 @@ def test_without_a_new_line_a_killed_daemons_gap_is_told_once(tmp_path: Path) ->
     clean.close()
 
 
-def test_a_killed_daemons_gap_is_told_of_the_living_alone_and_also_of_those_that_were_silent(tmp_path: Path) -> None:
+def test_a_killed_daemons_gap_is_reported_for_running_workers_alone_also_for_silent_ones(tmp_path: Path) -> None:
     async def test() -> None:
         logs = LogStore(tmp_path)
         writers = [writer_of(logs, f"echo-{number}") for number in range(3)]
@@ -541,7 +541,7 @@ def test_a_killed_daemons_gap_is_told_of_the_living_alone_and_also_of_those_that
     run(test)
 
 
-def test_a_gap_that_a_killed_daemon_could_not_tell_is_possible_for_the_next(tmp_path: Path) -> None:
+def test_a_gap_that_a_killed_daemon_could_not_report_is_possible_for_the_next(tmp_path: Path) -> None:
     async def test() -> None:
         logs = LogStore(tmp_path)
         writer = writer_of(logs)
@@ -587,7 +587,7 @@ def test_pieces_of_a_line_become_one_and_what_was_cut_of_it_is_counted(logs: Log
     assert silent.lost_lines == 0
 
 
-def test_a_gap_is_told_although_the_kill_came_right_after_a_rotation(tmp_path: Path) -> None:
+def test_a_gap_is_reported_although_the_kill_came_right_after_a_rotation(tmp_path: Path) -> None:
     writer = writer_of(LogStore(tmp_path))
     writer.begin()
     writer.stream("stdout").write(b"whole\n")

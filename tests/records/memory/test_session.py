@@ -213,13 +213,13 @@ def test_a_handler_that_looks_at_the_history_and_changes_nothing_answers_nothing
 
 
 @pytest.mark.parametrize("part", ["variables", "data"])
-def test_values_that_are_replaced_as_a_whole_are_told_as_what_changed(part: Part) -> None:
+def test_values_that_are_replaced_as_a_whole_are_reported_as_what_changed(part: Part) -> None:
     memory = Memory({part: {"a": 1, "b": 2}}, codec.encode)
     setattr(memory, part, {"b": 2, "c": 3})
     assert memory.delta() == {part: {"set": {"c": 3}, "delete": ["a"]}}
 
 
-def test_a_history_that_is_cut_from_the_front_is_told_as_a_whole() -> None:
+def test_a_history_that_is_cut_from_the_front_is_sent_as_a_whole() -> None:
     memory = Memory({"history": [{"n": 0}, {"n": 1}]}, codec.encode)
     memory.history = memory.history[1:]
     assert memory.delta() == {"history": [{"n": 1}]}

@@ -274,7 +274,7 @@ async def test_sessions_that_nobody_used_for_long_are_forgotten(tmp_path: Path) 
 
 @pytest.mark.parametrize("put_together", [True, False])
 @on_loop
-async def test_a_byte_that_is_changed_is_told_by_name_and_hurts_no_other_session(
+async def test_a_byte_that_is_changed_is_reported_by_name_and_hurts_no_other_session(
     tmp_path: Path, put_together: bool
 ) -> None:
     async with room(tmp_path) as here:
@@ -445,7 +445,7 @@ async def test_keys_whose_time_is_over_make_room_and_are_never_found(tmp_path: P
 
 
 @on_loop
-async def test_a_damaged_value_is_told_by_its_key(tmp_path: Path) -> None:
+async def test_a_damaged_value_is_reported_by_its_key(tmp_path: Path) -> None:
     async with room(tmp_path) as here:
         key_values = here.memory.key_values
         await key_values.put("a", "", "k", "value", ttl_s=None)

@@ -90,7 +90,7 @@ def seconds_for(daemon: DaemonProcess, name: str, count: int) -> float:
     return took_s
 
 
-def test_a_share_of_the_processor_is_held_and_told_and_changed_live(tmp_path: Path) -> None:
+def test_a_share_of_the_processor_is_held_and_reported_and_changed_live(tmp_path: Path) -> None:
     config = program("free", "spin") + program("hog", "spin", cpu_limit_percent=20)
     with DaemonProcess(tmp_path, config) as daemon:
         free_s = seconds_for(daemon, "free", 8)
@@ -116,7 +116,7 @@ def test_a_share_of_the_processor_is_held_and_told_and_changed_live(tmp_path: Pa
 # -- processes
 
 
-def test_forks_beyond_the_limit_are_refused_and_told(tmp_path: Path) -> None:
+def test_forks_beyond_the_limit_are_refused_and_reported(tmp_path: Path) -> None:
     config = program("hog", "fork-until-refused", "300", max_processes=20)
     with DaemonProcess(tmp_path, config) as daemon:
         start(daemon, "hog")
@@ -129,7 +129,7 @@ def test_forks_beyond_the_limit_are_refused_and_told(tmp_path: Path) -> None:
         assert len(pids(folder)) == 20
 
 
-def test_forks_that_were_refused_between_two_looks_are_told_too(tmp_path: Path) -> None:
+def test_forks_that_were_refused_between_two_looks_are_reported_too(tmp_path: Path) -> None:
     config = '[monitoring]\nmetrics_interval = "1s"\n'
     config += program("hog", "flare", "20", max_processes=20)
     with DaemonProcess(tmp_path, config) as daemon:

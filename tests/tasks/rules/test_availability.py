@@ -84,7 +84,7 @@ def test_what_runs_only_when_it_is_started_is_down_and_names_the_command(case: s
     assert down.refusal().data["remedy"] == down.remedy
 
 
-def test_a_worker_that_gave_up_tells_more_than_one_that_was_stopped() -> None:
+def test_a_worker_that_gave_up_reports_more_than_one_that_was_stopped() -> None:
     down = why_down(agent(DOWN["it was stopped"][0], DOWN["it gave up"][0]), {})
     assert down is not None
     assert down.result == "restart-limit"

@@ -106,7 +106,7 @@ def test_what_is_wrong_with_a_request_is_named(key: str, fields: Mapping[str, ob
     assert f'"{key}"' in refused.value.message
 
 
-def test_data_can_say_what_is_wanted_instead_of_words() -> None:
+def test_data_can_state_the_task_in_place_of_words() -> None:
     assert normalised(TaskParams("", input={"a": 1})).objective == ""
     assert normalised(TaskParams("", context=[1])).objective == ""
 

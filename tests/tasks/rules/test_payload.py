@@ -73,7 +73,7 @@ def asked(schema: dict[str, object] | bool) -> Task:
     return Task(id="t", agent="a", worker="a-0", output_format=form)
 
 
-def test_some_of_many_faults_are_told_with_the_first_in_front() -> None:
+def test_some_of_many_faults_are_reported_with_the_first_in_front() -> None:
     task = asked({"items": {"type": "integer"}})
     with pytest.raises(TaskFailed) as failed:
         check_output(task, ["x", 1, "y", *"abcdefgh"])
@@ -88,7 +88,7 @@ def test_a_number_that_is_too_large_for_most_is_judged_too() -> None:
         check_output(asked({"type": "string"}), 10**40)
 
 
-def test_what_could_take_long_to_tell_is_refused_by_its_limit() -> None:
+def test_what_could_take_long_to_check_is_refused_by_its_limit() -> None:
     """A recursive schema whose work doubles with each level of the output."""
     tree: dict[str, object] = {"properties": {"a": {"$ref": "#"}}, "anyOf": [{"items": {"$ref": "#"}}, True]}
     value: object = 1
@@ -109,7 +109,7 @@ def test_a_long_output_is_held_against_a_plain_schema() -> None:
     assert failed.value.data["path"] == "[49999].sizes[0]"
 
 
-def test_an_output_that_could_be_read_and_not_be_told_is_refused() -> None:
+def test_an_output_that_could_be_read_but_not_passed_on_is_refused() -> None:
     task = Task(id="1", agent="team", kind="team")
     deep: object = "end"
     for _ in range(20_000):  # which no Python's encoder goes down

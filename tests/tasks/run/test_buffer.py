@@ -49,7 +49,7 @@ def test_a_message_of_text_is_bounded() -> None:
     assert sum(sizes) == 200_000
 
 
-def test_a_reader_that_fell_behind_is_told_how_many_parts_it_lost() -> None:
+def test_a_reader_that_fell_behind_learns_how_many_parts_it_lost() -> None:
     buffer, slow = begun(), Cursor()
     buffer.put("first", 7)
     assert drained(buffer, slow)[0]["lost"] == 0
@@ -70,7 +70,7 @@ def test_many_small_parts_are_bounded_too() -> None:
     assert buffer.size_bytes <= TASK_BYTES
 
 
-def test_a_new_beginning_is_told_to_those_who_have_read_of_the_old_one() -> None:
+def test_a_new_beginning_is_reported_to_those_who_have_read_of_the_old_one() -> None:
     buffer, old, new = begun(), Cursor(), Cursor()
     buffer.put("void", 6)
     drained(buffer, old)

@@ -250,7 +250,7 @@ def test_a_failed_task_is_a_dead_letter_until_it_is_tried_again_or_discarded(pat
     run(path, test)
 
 
-def test_children_are_told_in_the_order_in_which_they_came(path: Path) -> None:
+def test_children_are_reported_in_the_order_in_which_they_came(path: Path) -> None:
     async def test(records: Records, _: Store) -> None:
         await save_all(records, *[task(n, parent="p" if n % 2 else None) for n in range(9, 0, -1)])
         found = await records.children("p", 4)

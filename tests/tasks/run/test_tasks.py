@@ -287,7 +287,7 @@ class Forgetful(Remembering):
 
 
 @on_loop
-async def test_an_attempt_that_no_worker_heard_of_does_not_count(
+async def test_an_attempt_that_reached_no_worker_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with task_harness(tmp_path, monkeypatch, Forgetful(4)) as here:

@@ -35,7 +35,7 @@ def test_a_word_of_consent_means_the_option_of_consent_and_never_that_of_refusal
         answer_of(said, [*DENY], 1)
 
 
-def test_options_are_told_apart_and_a_default_is_one_of_them() -> None:
+def test_options_are_distinguished_and_a_default_is_one_of_them() -> None:
     check_question(AskParams(question="q", options=["a", "b"], default="b"))
     check_question(AskParams(question="q", default="anything"))
     for asked in (AskParams(question="q", options=["a", "A"]), AskParams(question="q", options=["a"], default="A")):

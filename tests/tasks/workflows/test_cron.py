@@ -101,7 +101,7 @@ def test_what_happens_daily_happens_once_when_an_hour_is_there_twice() -> None:
         (Times(START, every_s=5, timezone="Europe/Berlin"), "timezone"),
     ],
 )
-def test_times_that_cannot_be_told_are_refused_by_key(times: Times, key: str) -> None:
+def test_times_that_cannot_be_read_are_refused_by_key(times: Times, key: str) -> None:
     with pytest.raises(Refused) as refused:
         check(times)
     assert refused.value.item == key

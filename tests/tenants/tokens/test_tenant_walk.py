@@ -423,7 +423,7 @@ COMMANDS = (
 """Commands with a place for a name."""
 
 
-def test_a_command_tells_nothing_of_another(walk: Walk) -> None:
+def test_a_command_reports_nothing_about_another(walk: Walk) -> None:
     before, problems = walk.state(), list[str]()
     for words in COMMANDS:
         answers: list[str] = []
@@ -438,7 +438,7 @@ def test_a_command_tells_nothing_of_another(walk: Walk) -> None:
 
 
 @pytest.mark.parametrize("method", ["event.follow", "daemon.follow", "log.follow"])
-def test_a_follower_hears_nothing_of_another(walk: Walk, method: str) -> None:
+def test_a_follower_gets_nothing_of_another(walk: Walk, method: str) -> None:
     params = {"event.follow": {"since": 0}, "log.follow": {"n": 1000}}
     with walk.client() as client:
         heard = [answered(client, method, params.get(method, {}))]
@@ -464,7 +464,7 @@ FIGURES = re.compile(
 """Figures that change by themselves: those of the tenant's own agent as it was sampled last are among them."""
 
 
-def test_no_figure_of_a_tenant_tells_of_the_work_of_others(walk: Walk, subtests: pytest.Subtests) -> None:
+def test_no_figure_of_a_tenant_shows_the_work_of_others(walk: Walk, subtests: pytest.Subtests) -> None:
     reading = sorted(
         name
         for name, entry in METHODS.items()
@@ -487,7 +487,7 @@ def test_no_figure_of_a_tenant_tells_of_the_work_of_others(walk: Walk, subtests:
                 assert figures(method) == before[method]
 
 
-def test_the_audit_tells_a_tenant_of_itself_alone(walk: Walk) -> None:
+def test_the_audit_shows_a_tenant_its_own_records_alone(walk: Walk) -> None:
     with walk.client() as client:
         client.call("agent.set", {"name": "web", "spec": {"title": "of acme"}}, timeout_s=BOUND_S)
         for owner in OWNERS:

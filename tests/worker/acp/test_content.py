@@ -18,7 +18,7 @@ def request(**params: object) -> TaskRequest:
     return TaskRequest(start, {"task": "t1", **params}, Memory({}, lambda _: b""))
 
 
-def test_a_task_is_told_with_all_that_it_has() -> None:
+def test_a_task_is_reported_with_all_that_it_has() -> None:
     task = request(objective="Mend it", input={"a": 1}, context="why", output_format=JSON)
     texts = [str(block["text"]) for block in content.blocks_of(task, embeds=False)]
     assert texts[0] == "Mend it"
@@ -39,7 +39,7 @@ def test_a_task_without_words_has_a_prompt_all_the_same() -> None:
     assert len(content.blocks_of(request(), embeds=False)) == 1
 
 
-def test_the_latest_of_a_long_conversation_is_told() -> None:
+def test_the_latest_of_a_long_conversation_is_sent() -> None:
     earlier = [{"role": "user", "content": f"{number} " * 1000} for number in range(1000)]
     blocks = content.blocks_of(request(objective="x"), embeds=False, earlier=earlier)
     told = str(blocks[0]["text"])
@@ -99,7 +99,7 @@ def test_a_reason_to_stop_is_a_typed_end(answer: object, kind: type[CorralError]
         (None, 0),
     ],
 )
-def test_tokens_are_read_where_they_are_told(answer: object, tokens: int) -> None:
+def test_tokens_are_read_where_the_provider_reports_them(answer: object, tokens: int) -> None:
     assert content.usage_of(answer).tokens == tokens
 
 

@@ -340,7 +340,9 @@ def test_an_execution_that_is_cancelled_before_it_has_an_id_cancels_its_task_too
         run(test)
 
 
-def test_who_loses_the_daemon_is_told_which_task_to_wait_for(run: Callable[[Test], None], tmp_path: Path) -> None:
+def test_a_command_that_loses_the_daemon_prints_which_task_to_wait_for(
+    run: Callable[[Test], None], tmp_path: Path
+) -> None:
     async def test() -> None:
         async with await AgentRuntime.connect(daemon.path) as runtime:
             with pytest.raises(Unreachable) as caught:

@@ -254,7 +254,7 @@ def test_a_message_of_16_mib_passes_and_a_longer_one_is_refused(run: Runner, kin
     run(test)
 
 
-def test_a_request_without_an_answer_ends_with_timeout_and_tells_the_peer(run: Runner, kind: str) -> None:
+def test_a_request_without_an_answer_ends_with_timeout_and_notifies_the_peer(run: Runner, kind: str) -> None:
     async def test() -> None:
         ends = Ends()
         channel = ends.channel()
@@ -404,7 +404,7 @@ def test_a_channel_that_serves_nothing_answers_so(run: Runner) -> None:
     run(test)
 
 
-def test_a_peer_that_goes_in_the_middle_ends_every_request_and_is_told_once(run: Runner, kind: str) -> None:
+def test_a_peer_that_goes_in_the_middle_ends_every_request_and_is_reported_once(run: Runner, kind: str) -> None:
     async def test() -> None:
         ends = Ends()
         channel = ends.channel(lost=Unreachable)
@@ -520,7 +520,7 @@ def test_after_close_writing_the_peer_sees_the_end_and_is_still_read(run: Runner
     run(test)
 
 
-def test_a_peer_that_closes_its_input_is_still_heard_and_no_longer_asked(run: Runner) -> None:
+def test_a_peer_that_closes_its_input_is_still_read_and_no_longer_asked(run: Runner) -> None:
     async def test() -> None:
         ends = Ends()
         channel = ends.channel()
@@ -697,7 +697,7 @@ def test_descriptors_that_are_no_pipes_are_refused_and_closed(run: Runner) -> No
     run(test)
 
 
-def test_messages_that_come_together_are_heard_once_before_the_first_is_served(run: Runner) -> None:
+def test_messages_that_come_together_are_read_once_before_the_first_is_served(run: Runner) -> None:
     async def test() -> None:
         ends = Ends()
         heard_at: list[int] = []
@@ -713,7 +713,7 @@ def test_messages_that_come_together_are_heard_once_before_the_first_is_served(r
     run(test)
 
 
-def test_lines_that_are_no_messages_are_handed_out_and_not_heard(run: Runner, kind: str) -> None:
+def test_lines_that_are_no_messages_are_passed_on_and_not_decoded(run: Runner, kind: str) -> None:
     async def test() -> None:
         ends = Ends()
         channel = ends.channel(on_request=echo, peer=Peer(answer_foreign=True))

@@ -183,7 +183,7 @@ def test_an_id_in_use_is_refused_and_free_after_the_answer() -> None:
 # -- cancel and expire
 
 
-def test_a_cancelled_request_is_forgotten_and_the_peer_told_once() -> None:
+def test_a_cancelled_request_is_forgotten_and_the_peer_notified_once() -> None:
     left, right = Peer(), Peer()
     request_id = left.request("a", deadline=None)
     right.receive(left.take())
@@ -204,7 +204,7 @@ def test_a_cancel_of_what_is_not_being_served_is_no_event(request_id: object) ->
     assert peer.take() == b""
 
 
-def test_a_peer_that_gives_up_a_request_of_ours_is_heard_and_it_is_still_in_flight() -> None:
+def test_a_peer_that_gives_up_a_request_of_ours_is_read_and_the_request_is_still_in_flight() -> None:
     peer = Peer()
     request_id = peer.request("a", deadline=None)
     params: dict[str, object] = {"requestId": request_id}
@@ -707,7 +707,7 @@ def test_an_answer_that_is_no_json_ends_its_request_at_once(wire: ModuleType, va
     assert answer.id == other
 
 
-def test_an_answer_on_several_lines_is_told_at_once(wire: ModuleType) -> None:
+def test_an_answer_on_several_lines_is_reported_at_once(wire: ModuleType) -> None:
     peer = wire.Peer(log_foreign=True)
     mine = peer.request("tools/call", deadline=None)
     events = peer.receive(b'{\n  "jsonrpc": "2.0",\n  "id": %d,\n  "result": {}\n}\n' % mine)

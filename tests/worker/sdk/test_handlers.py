@@ -258,7 +258,7 @@ async def test_memory_is_put_got_deleted_and_searched(agent: str) -> None:
 
 @BOTH
 @on_loop
-async def test_progress_usage_beats_and_log_records_are_told_in_order(agent: str) -> None:
+async def test_progress_usage_beats_and_log_records_are_reported_in_order(agent: str) -> None:
     async with WorkerPeer.of(agent) as peer:
         peer.answers["checkpoint/put"] = lambda _: {"id": "c-1"}
         await peer.initialize(heartbeat_interval_s=3600)
@@ -321,7 +321,7 @@ def test_the_hooks_of_an_agent_can_want_so_many_types_together() -> None:
         agent.on_event("one.more")(print)
 
 
-def test_a_hook_without_types_hears_all_and_what_is_no_type_is_refused() -> None:
+def test_a_hook_without_types_gets_all_events_and_a_wrong_type_is_refused() -> None:
     agent = Agent("listens")
     agent.on_event()(print)
     assert [hook.types for hook in agent._hooks.on_event] == [("*",)]  # pyright: ignore[reportPrivateUsage]
@@ -329,7 +329,7 @@ def test_a_hook_without_types_hears_all_and_what_is_no_type_is_refused() -> None
         agent.on_event(*cast("list[str]", [["build.*"]]))(print)
 
 
-def test_an_agent_that_does_not_run_can_tell_nobody() -> None:
+def test_an_agent_that_does_not_run_cannot_publish() -> None:
     agent = Agent("not yet")
     with pytest.raises(NotInitialized):
         agent.publish("too.early")
@@ -354,7 +354,7 @@ async def test_an_agent_without_a_handler_is_not_ready(tmp_path: Path) -> None:
 
 
 @on_loop
-async def test_an_agent_that_hears_events_alone_is_ready_and_refuses_tasks(tmp_path: Path) -> None:
+async def test_an_agent_with_event_hooks_alone_is_ready_and_refuses_tasks(tmp_path: Path) -> None:
     script = tmp_path / "hears.py"
     lines = ("from corral.worker import Agent", "agent = Agent()", "agent.on_event(print)")
     script.write_text("\n".join((*lines, "agent.run()")))

@@ -222,7 +222,7 @@ async def test_an_abort_shows_in_the_log_where_every_thread_was() -> None:
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
 @on_loop
-async def test_on_start_is_told_everything_and_then_the_checkpoint_is_restored(kind: str) -> None:
+async def test_on_start_learns_everything_and_then_the_checkpoint_is_restored(kind: str) -> None:
     async with WorkerPeer.of("sdk_hooks", kind) as peer:
         peer.answers["event/subscribe"] = lambda _: {}
         limits = {"max_concurrent_requests": 1}
@@ -267,7 +267,7 @@ async def test_a_worker_whose_on_start_fails_says_why_and_ends(kind: str, what: 
 
 @pytest.mark.parametrize(("kind", "types"), [("async", ["build.*", "deploy.*"]), ("sync", ["*"])])
 @on_loop
-async def test_events_are_subscribed_to_and_heard_in_order(kind: str, types: list[str]) -> None:
+async def test_subscribed_events_arrive_in_order(kind: str, types: list[str]) -> None:
     async with WorkerPeer.of("sdk_hooks", kind) as peer:
         peer.answers["event/subscribe"] = lambda _: {}
         await peer.initialize()
@@ -320,7 +320,7 @@ async def test_a_worker_is_subscribed_to_what_all_its_hooks_want_before_it_is_re
 
 
 @on_loop
-async def test_a_hook_that_wants_it_is_told_what_the_daemon_left_out() -> None:
+async def test_a_hook_that_wants_it_learns_what_the_daemon_left_out() -> None:
     async with WorkerPeer.of("gossip") as peer:
         peer.answers["event/publish"] = lambda _: {}
         peer.answers["event/subscribe"] = lambda _: {}

@@ -341,7 +341,7 @@ def test_a_call_that_runs_out_of_a_short_time_takes_no_excuse_from_a_long_one() 
     assert (live.is_excused, live.rested_at) == (False, 100.0)
 
 
-def test_whatever_is_heard_makes_every_call_an_excuse_again() -> None:
+def test_any_message_makes_every_call_an_excuse_again() -> None:
     live = Liveness(30.0)
     live.ended(live.began(0.0), 30.0, is_answered=False)
     live.began(30.0)

@@ -30,7 +30,7 @@ HEAD = "Traceback (most recent call last):"
         ([HEAD, OWN, 'corral: cannot load "a": no'], 'cannot load "a": no'),
     ],
 )
-def test_a_traceback_is_told_by_its_exception_and_the_last_line_of_own_code(lines: list[str], words: str) -> None:
+def test_a_traceback_is_reported_by_its_exception_and_the_last_line_of_own_code(lines: list[str], words: str) -> None:
     assert last_words(lines) == words
 
 

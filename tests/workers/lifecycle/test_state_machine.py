@@ -484,7 +484,7 @@ def test_silence_at_the_start_is_a_start_timeout_and_a_crash_is_not() -> None:
         (replace(agent("none"), ready=Readiness(way="tcp", target=("h:1",))), "tcp"),
     ],
 )
-def test_a_start_timeout_tells_what_was_waited_for(spec: Spec, awaited: str) -> None:
+def test_a_start_timeout_reports_what_was_waited_for(spec: Spec, awaited: str) -> None:
     life = Life(spec)
     life.send(Start(), Spawned(7))
     life.tick()
@@ -571,7 +571,7 @@ def test_the_stop_signal_is_that_of_the_configuration() -> None:
     assert life.now == 101.0
 
 
-def test_when_the_leader_goes_first_its_tree_is_told_at_once_and_killed_in_time() -> None:
+def test_when_the_leader_goes_first_its_tree_is_reported_at_once_and_killed_in_time() -> None:
     life = Life().up()
     life.send(Stop())
     assert life.wait(1.0).send(CLEAN) == [Signal("SIGTERM", True)]
@@ -690,7 +690,7 @@ def test_an_emergency_leaves_nothing_that_is_wanted_and_waits_for_nobody(situati
     assert (life.worker.tree, life.worker.deadline) == (False, None)
 
 
-def test_an_emergency_is_told_as_a_stop_that_was_forced() -> None:
+def test_an_emergency_is_reported_as_a_stop_that_was_forced() -> None:
     for stop in ((), (Stop(),)):
         life = Life().up()
         life.send(*stop, Halt("an emergency"))
@@ -799,7 +799,7 @@ def test_the_unused_time_of_a_server_begins_anew_with_the_resume() -> None:
     assert life.now == 100.0 + 299.0 + 1000.0 + 300.0
 
 
-def test_a_stop_during_a_failed_end_is_told_as_that_end_and_not_as_giving_up() -> None:
+def test_a_stop_during_a_failed_end_is_reported_as_that_end_and_not_as_giving_up() -> None:
     life = Life(agent(max_restart_attempts=0)).up()
     life.tick()
     life.send(Stop())

@@ -93,7 +93,7 @@ def test_a_secret_that_is_no_part_of_a_header_is_refused_without_being_shown(tmp
     assert value not in f"{caught.value.message} {caught.value.data}"
 
 
-def test_every_value_that_names_what_is_not_there_is_told(host: Host) -> None:
+def test_every_value_that_names_what_is_not_there_is_reported(host: Host) -> None:
     assert secret_problems([spec()], host.secrets) == []
     text_ = secret_problems([spec()], with_(host, secrets=Secrets()).secrets)
     assert ['variable "KEY"' in text_[0], 'header "Authorization"' in text_[1]] == [True, True]

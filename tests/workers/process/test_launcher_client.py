@@ -214,7 +214,7 @@ def test_without_pipes_a_process_reads_and_writes_nothing() -> None:
     run(main())
 
 
-def test_the_caller_has_its_child_before_the_exit_is_told() -> None:
+def test_the_caller_has_its_child_before_the_exit_is_reported() -> None:
     async def main() -> None:
         async with Daemon() as daemon:
             for n in range(30):
@@ -552,7 +552,7 @@ def test_a_killed_daemon_and_launcher_leave_nothing_beyond_the_next_start(
     run(main())
 
 
-def test_an_earlier_daemons_processes_are_told_from_anothers(token: str, tmp_path: Path, tier: str) -> None:
+def test_an_earlier_daemons_processes_are_distinguished_from_anothers(token: str, tmp_path: Path, tier: str) -> None:
     argv = [*PYTHON, "-c", "print(flush=True); import time; time.sleep(999)", token]
     this, other = tmp_path / "this", tmp_path / "other"
     other.mkdir()
@@ -641,7 +641,7 @@ def test_the_roots_of_a_unit_are_its_leader_and_what_escaped(token: str) -> None
     run(main())
 
 
-def test_the_group_of_a_unit_is_told_while_it_lives(tier: str) -> None:
+def test_the_group_of_a_unit_is_known_while_it_exists(tier: str) -> None:
     async def main() -> None:
         async with Daemon() as daemon:
             child = await daemon.spawn("a-0#1", SLEEP, memory_bytes=1 << 30, cpu_percent=50)

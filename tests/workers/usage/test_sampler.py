@@ -133,7 +133,7 @@ def test_a_process_that_has_ended_since_has_no_share() -> None:
         assert asyncio.run(tree.pss_bytes()) == 0
 
 
-def test_a_share_that_cannot_be_told_is_all_that_the_process_has() -> None:
+def test_a_share_that_is_not_known_is_all_that_the_process_has() -> None:
     with running(HOG, "take", "20") as process:
         line_of(process)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -145,7 +145,7 @@ def test_a_share_that_cannot_be_told_is_all_that_the_process_has() -> None:
         assert 20 * MIB < pss_bytes({process.pid: 12345}) < 100 * MIB
 
 
-def test_shares_that_take_too_long_to_tell_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shares_that_take_too_long_to_measure_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
 
     def stuck(_: object) -> int:
@@ -252,7 +252,7 @@ def new_cgroup() -> Generator[Path]:
         assert groups.remove(str(path))
 
 
-def test_a_cgroup_tells_whose_processes_are_whoever_their_parents_are() -> None:
+def test_a_cgroup_shows_whose_its_processes_are_whatever_their_parents() -> None:
     with new_cgroup() as path:
         (path / "below").mkdir()
         with running(HOG, "spin-in-children", "0.05") as member:
@@ -593,7 +593,9 @@ def test_what_a_process_takes_is_in_what_the_kernel_has_given_out() -> None:
         assert allocated_bytes() >= before + 40 * MIB
 
 
-def test_where_the_kernel_does_not_tell_all_have_taken_memory_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_kernel_does_not_report_it_all_have_taken_memory_all_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("corral.supervisor.workers.usage.tree._vmstat", lambda: b"nr_free_pages 1\n")
     before, until = allocated_bytes(), time.monotonic() + 0.05
     while time.monotonic() < until:
@@ -753,7 +755,7 @@ def test_who_is_alone_in_its_cgroup_is_seen_at_a_glance() -> None:
             pass
 
 
-def test_a_content_judge_is_asked_at_a_glance_and_figures_are_told_when_they_change() -> None:
+def test_a_content_judge_is_asked_at_a_glance_and_figures_are_reported_when_they_change() -> None:
     async def main() -> None:
         text_: list[object] = []
         with running(HOG, "spin") as busy:

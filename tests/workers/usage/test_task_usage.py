@@ -95,7 +95,7 @@ def worker() -> Iterator["subprocess.Popen[str]"]:
         yield process
 
 
-def test_the_kernel_tells_the_time_and_the_peak_of_a_real_process(worker: "subprocess.Popen[str]") -> None:
+def test_the_kernel_reports_the_time_and_the_peak_of_a_real_process(worker: "subprocess.Popen[str]") -> None:
     assert worker.stdin is not None
     assert worker.stdout is not None
     worker.stdin.write("pass\n")
@@ -113,7 +113,7 @@ def test_the_kernel_tells_the_time_and_the_peak_of_a_real_process(worker: "subpr
     worker.stdin.close()
 
 
-def test_a_control_group_tells_the_peak_of_all_its_processes(tmp_path: Path) -> None:
+def test_a_control_group_reports_the_peak_of_all_its_processes(tmp_path: Path) -> None:
     own = peak_bytes(os.getpid(), tmp_path)
     assert own is not None
     assert own > MIB, "without the kernel's file it is that of the process"

@@ -304,7 +304,7 @@ def test_a_spare_is_a_worker_once_it_has_another_name(tmp_path: Path, options: d
     run(main())
 
 
-def test_a_spare_whose_death_is_on_its_way_under_its_old_name_is_told_of_by_its_new_one(tmp_path: Path) -> None:
+def test_a_spare_whose_death_is_on_its_way_under_its_old_name_is_reported_by_its_new_one(tmp_path: Path) -> None:
     async def main() -> None:
         async with ZygoteHarness(tmp_path, {}, "") as harness:
             await harness.start()
@@ -320,7 +320,7 @@ def test_a_spare_whose_death_is_on_its_way_under_its_old_name_is_told_of_by_its_
     run(main())
 
 
-def test_a_spare_whose_death_was_heard_of_becomes_no_worker(tmp_path: Path) -> None:
+def test_a_spare_whose_death_is_known_becomes_no_worker(tmp_path: Path) -> None:
     async def main() -> None:
         async with ZygoteHarness(tmp_path, {}, "") as harness:
             await harness.start()
@@ -397,7 +397,7 @@ def test_the_launchers_death_is_that_of_zygotes_and_their_workers(tmp_path: Path
     run(main())
 
 
-def test_an_import_that_fails_is_told_with_its_last_line(tmp_path: Path) -> None:
+def test_an_import_that_fails_is_reported_with_its_last_line(tmp_path: Path) -> None:
     async def main() -> None:
         async with ZygoteHarness(tmp_path, {}, "exit") as harness:
             with pytest.raises(SpawnFailed) as failure:

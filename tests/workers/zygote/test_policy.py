@@ -192,7 +192,7 @@ def test_a_zygote_that_dies_again_and_again_ends_in_cold_starts_with_the_reason(
     assert isinstance(actions[-1], Announce)
 
 
-def test_a_zygote_that_lived_for_long_has_died_for_the_first_time() -> None:
+def test_a_zygote_that_ran_for_long_has_died_for_the_first_time() -> None:
     state = lived(Wanted())[0]
     now = 0.0
     for number in range(1, 3 * LOSSES):
@@ -216,7 +216,7 @@ def test_when_the_old_one_dies_during_a_renewal_workers_wait_for_the_new_one() -
         ((Wanted(), Failed(1, "x")), []),
     ],
 )
-def test_nothing_is_left_of_what_nobody_wants(events: tuple[Event, ...], ends: list[policy.Action]) -> None:
+def test_nothing_is_left_of_what_nobody_waits_for(events: tuple[Event, ...], ends: list[policy.Action]) -> None:
     state, actions = lived(*events, Unwanted())
     assert (state.phase, actions) == (Phase.ABSENT, ends)
 
@@ -232,7 +232,7 @@ def test_no_worker_is_forked_from_a_zygote_that_would_be_started_differently_now
     assert actions == [Retire(1), Load(2)]
 
 
-def test_what_is_told_of_a_zygote_that_is_no_more_changes_nothing() -> None:
+def test_a_report_about_a_zygote_that_has_ended_changes_nothing() -> None:
     state, _ = lived(*WARM, Changed("a"), Loaded(2))
     for event in (Loaded(1), Failed(1, "x"), Lost(1, "x"), Loaded(9), Lost(9, "x")):
         assert policy.step(state, event, 1.0) == (state, [])

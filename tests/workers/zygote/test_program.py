@@ -215,7 +215,7 @@ def test_the_exit_status_of_a_fork_is_that_of_its_agent(tmp_path: Path, stack: E
 # --- its life and its end
 
 
-def test_signals_that_the_import_has_blocked_are_so_in_forks_and_their_ends_are_told(
+def test_signals_that_the_import_has_blocked_are_so_in_forks_and_their_ends_are_reported(
     tmp_path: Path, stack: ExitStack
 ) -> None:
     text = (
@@ -340,7 +340,7 @@ def test_a_fork_joins_the_group_whose_list_it_is_given(tmp_path: Path, stack: Ex
 
 
 @pytest.mark.parametrize("hooks", [False, True], ids=["none-hooks-forks", "one-hooks-forks"])
-def test_a_fork_is_born_in_its_group_unless_a_library_has_to_be_told_of_forks(
+def test_a_fork_begins_in_its_group_unless_a_library_has_to_be_called_at_forks(
     hooks: bool, tmp_path: Path, stack: ExitStack
 ) -> None:
     try:
@@ -379,7 +379,7 @@ def test_a_group_that_cannot_be_joined_is_a_failed_stage(report: ZygoteWire) -> 
 # --- imports
 
 
-def test_what_was_loaded_is_told(report: ZygoteWire) -> None:
+def test_what_was_loaded_is_reported(report: ZygoteWire) -> None:
     wire = ZygoteWire("sdk_async:agent", ["json", "decimal"])
     text_ = wire.loaded()
     wire.close()
@@ -527,7 +527,7 @@ def project(tmp_path: Path, stack: ExitStack) -> Project:
     return Project(tmp_path, stack)
 
 
-def test_a_changed_source_is_told_of_and_found(project: Project) -> None:
+def test_a_changed_source_is_reported_and_found(project: Project) -> None:
     assert project.checked() == []
     project.source.write_text("NUMBER = 2\n")
     assert project.decode_failure() == [str(project.source)]
@@ -536,7 +536,7 @@ def test_a_changed_source_is_told_of_and_found(project: Project) -> None:
     assert project.decode_failure() == [str(project.source)]
 
 
-def test_a_source_that_an_editor_has_replaced_is_told_of(project: Project) -> None:
+def test_a_source_that_an_editor_has_replaced_is_reported(project: Project) -> None:
     beside = project.source.with_suffix(".tmp")
     beside.write_text("NUMBER = 2\n")
     beside.replace(project.source)
@@ -571,7 +571,7 @@ def test_what_was_touched_or_written_again_as_it_was_has_not_changed(project: Pr
     assert project.decode_failure() == [str(subject)]
 
 
-def test_a_source_that_is_gone_is_found_and_told_of_when_it_is_there_again(project: Project) -> None:
+def test_a_source_that_is_gone_is_found_and_reported_when_it_is_there_again(project: Project) -> None:
     project.source.unlink()
     assert project.checked() == [str(project.source)]
     project.source.write_text("NUMBER = 2\n")
@@ -604,7 +604,7 @@ os.utime(part.__file__, (written_s, written_s))
 """What leaves the bytecode as good as it was, as far as Python looks."""
 
 
-def test_a_source_that_was_written_while_it_was_imported_is_told_of(tmp_path: Path, stack: ExitStack) -> None:
+def test_a_source_that_was_written_while_it_was_imported_is_reported(tmp_path: Path, stack: ExitStack) -> None:
     (tmp_path / "part.py").write_text("NUMBER = 1\n")
     wire = zygote(stack, module(tmp_path, REWRITES + ANSWERS), folder=tmp_path)
     assert wire.hear("changed")["paths"] == [str(tmp_path / "part.py")]
