@@ -176,11 +176,6 @@ class Revisions:
             self._note_end(name, number)
         return is_ended
 
-    def is_rolling(self, name: str) -> bool:
-        """Returns whether the last revision of a name is rolling."""
-        head = self._head(name)
-        return head.rolling is not None and head.rolling == head.last
-
     async def until_settled(self, numbers: Mapping[str, int], timeout_s: float | None) -> None:
         """Waits until revisions, by name, are rolling no more; without a limit as long as their workers take."""
         failed: dict[str, str] = {}

@@ -8,9 +8,6 @@ from typing import Literal
 
 from msgspec import Struct
 
-FIRST_TOKEN = 1
-"""Number of the first token; 0 is the token of a record that no cluster wrote."""
-
 
 class Record(Struct, frozen=True):
     """Represents a record of the cluster: the token of its last writer, and whether it has ended for good."""

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from corral.worker.contract.names import FULL, LOCAL, is_tenant_name
 
@@ -106,11 +105,6 @@ def decode_tenant(
     document.check()
     assert found is not None, "a table that is not decoded has a mistake"
     return found
-
-
-def with_tiers(tenant: Tenant, tiers: Mapping[str, Limits]) -> Tenant:
-    """Returns a tenant with the defaults that its tier has now."""
-    return replace(decode_tenant(tenant.name, tenant.written, tiers), source=tenant.source)
 
 
 def _tenant(

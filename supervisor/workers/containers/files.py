@@ -122,15 +122,3 @@ def remove(folder: str) -> None:
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         logger.warning('cannot remove the container of "%s": %s', folder, error)
-
-
-def remove_all(root: Path) -> list[str]:
-    """Removes the containers that an earlier daemon left, and returns their folders; blocks."""
-    with contextlib.suppress(OSError):
-        folders = [entry.path for entry in os.scandir(root)]
-        for folder in folders:
-            remove(folder)
-        if folders:
-            logger.warning("%d containers of an earlier daemon were left, and are removed", len(folders))
-        return folders
-    return []

@@ -41,8 +41,6 @@ REMOVE = signal.SIGRTMIN
 """Signal of the launcher at its end: the program is killed and the container removed."""
 FATAL = PASSED_ON - {signal.SIGWINCH}
 """Those of them that end a process that does not handle them."""
-REASON_BYTES = 4096
-"""Bytes of the engine's messages that are looked at for the reason of a failed start."""
 
 
 class Monitor:
