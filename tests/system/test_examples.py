@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster_of_daemons import engine_or_skip
 from daemon_process import BOUND_S, DaemonProcess, until
 from free_ports import free_port
 from mcp_editor import serving
@@ -119,9 +120,12 @@ def test_the_node_worker_lets_go_of_a_task_in_time_and_goes_on(tmp_path: Path, m
         ("dynamic_runtime_management", "removed: ['second']"),
         ("multi_agent_runtime", "poet: 20 of 20 tasks succeeded"),
         ("mcp_agent_example", "the first commit"),
+        ("cluster_runtime_example", "berlin is ready oslo is ready\nherons: grey wings over the pond (poet-0)\n"),
     ],
 )
 def test_a_program_with_a_daemon_of_its_own_runs_to_its_end(tmp_path: Path, name: str, shown: str) -> None:
+    if name.startswith("cluster"):
+        engine_or_skip("nats")
     git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@localhost"]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "the first commit"], check=True)
@@ -138,7 +142,7 @@ def test_a_program_with_a_daemon_of_its_own_runs_to_its_end(tmp_path: Path, name
 
 def test_programs_that_use_either_runtime_are_typed(tmp_path: Path) -> None:
     pytest.importorskip("mypy", reason="it comes with the extra `check`")
-    names = ["runtime_example", "dynamic_runtime_management", "multi_agent_runtime"]
+    names = ["runtime_example", "dynamic_runtime_management", "multi_agent_runtime", "cluster_runtime_example"]
     files = [str(ROOT / "examples" / f"{name}.py") for name in [*names, "mcp_agent_example"]]
     checker = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path)]
     done = subprocess.run(
