@@ -127,6 +127,17 @@ def test_events_logs_and_a_task_are_iterated_over(runtime: Runtime) -> None:
         assert next(lines)["agent"] == "crew"
 
 
+def test_an_event_reads_the_same_from_a_stream_and_a_list(runtime: Runtime) -> None:
+    runtime.publish("spring.here", {"swallows": 1})
+    with runtime.events(["spring.*"], n=1) as events:
+        followed = next(iter(events))
+    (listed,) = runtime.list_events(types=["spring.*"], n=1).events
+    assert {key: followed[key] for key in listed} == listed
+    assert (followed.get("data"), followed.get("nothing", 0)) == ({"swallows": 1}, 0)
+    with pytest.raises(KeyError):
+        followed["fields"]
+
+
 def test_a_thread_that_waits_for_an_event_is_released_by_a_close(runtime: Runtime) -> None:
     events = runtime.events(["build.*"])
     runtime.publish("build.done")

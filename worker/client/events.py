@@ -19,7 +19,10 @@ from .tasks import TaskRunner, failure
 
 
 class DaemonEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """Represents one event; `fields` has the keys that only its type has. `node` is null for a daemon in no cluster."""
+    """Represents one event; `fields` has the keys that only its type has. `node` is null for a daemon in no cluster.
+
+    Each key can be read as in the events of `list_events`, too: `event["type"]`, `event["to"]`, `event.get("reason")`.
+    """
 
     seq: int
     at: str
@@ -29,6 +32,20 @@ class DaemonEvent(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: int | None = None
     node: str | None = None
     fields: dict[str, object] = {}
+
+    def __getitem__(self, key: str) -> object:
+        if key in self.fields:
+            return self.fields[key]
+        if key == "fields" or key not in self.__struct_fields__:
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def get(self, key: str, default: object = None) -> object:
+        """Returns the value of a key, or `default` where the event has none."""
+        try:
+            return self[key]
+        except KeyError:
+            return default
 
 
 class CallStream:
