@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from msgspec.structs import asdict
 
 from corral import __version__
+from corral.supervisor.api.group import ApiGroup
+from corral.supervisor.api.table.status import WebPlace
 from corral.supervisor.config.spec.spec import Config
 from corral.supervisor.faces.socket.socket_lock import SocketLock, group_id
 from corral.supervisor.records.audit.log import daemon_record
@@ -27,7 +29,7 @@ from corral.worker.contract.errors import CorralError
 from .composition.faces import export_figures, make_listener, make_services
 from .composition.groups import Groups, make_groups, start_launcher
 from .composition.life import Room, close, life_of, load, start
-from .composition.method_table import ApiGroup, make_api
+from .composition.method_table import compose_api
 from .host.end_signal import EndSignal
 from .host.installation import Paths, built_in, raise_descriptor_limit, read_config
 from .host.lifeline import Lifeline
@@ -98,11 +100,11 @@ class _Daemon:
         await load(self._life)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-        services = make_services(self._groups)
-        api = make_api(self._groups, started, services)
+        services, place = make_services(self._groups), WebPlace()
+        api = compose_api(self._groups, started, services, place)
         services.listen_by(partial(_service_opener, self._groups, api))
         listener = make_listener(self._groups, api.control, lock)
-        web = await self._open_web(api)
+        web = await self._open_web(api, place)
         listener.open()
         running = [
             self._beat(manager),
@@ -136,13 +138,13 @@ class _Daemon:
                 await web.close()
             await listener.close()
 
-    async def _open_web(self, api: ApiGroup) -> "HttpServer | None":
+    async def _open_web(self, api: ApiGroup, place: WebPlace) -> "HttpServer | None":
         """Serves HTTP, if that is wanted."""
         if self._groups.config.daemon.http is None:
             return None
         from .composition.web import open_web  # noqa: PLC0415  # aiohttp costs 16 MB: only who wants HTTP pays
 
-        return await open_web(self._groups, api, self._end.is_wanted.is_set)
+        return await open_web(self._groups, api, place, self._end.is_wanted.is_set)
 
     def _on_hangup(self) -> None:
         task = asyncio.get_running_loop().create_task(self._reload())

@@ -1,5 +1,6 @@
 """Composes what serves clients beside HTTP: the control socket, the services of agents, and what several faces use."""
 
+from corral.supervisor.api.group import ApiGroup
 from corral.supervisor.api.table.table import Control
 from corral.supervisor.faces.mcp.client_tools import ToolSources
 from corral.supervisor.faces.prometheus.snapshot import Figures
@@ -9,7 +10,6 @@ from corral.supervisor.faces.socket.socket_lock import SocketLock
 from corral.supervisor.faces.socket.unix import Listener
 
 from .groups import Groups
-from .method_table import ApiGroup
 
 
 def make_listener(groups: Groups, control: Control, lock: SocketLock) -> Listener:

@@ -17,7 +17,9 @@ from corral import __version__
 from corral.mcp.protocol.caller import Caller
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.agent import Agent
+from corral.supervisor.api.group import ApiGroup
 from corral.supervisor.api.table.caller import narrowed
+from corral.supervisor.api.table.status import WebPlace
 from corral.supervisor.api.table.table import Control
 from corral.supervisor.config.decoding.values import HttpAuth
 from corral.supervisor.config.spec.spec import Config, Daemon
@@ -53,7 +55,6 @@ from corral.worker.control.params import AttachParams
 
 from .faces import figures_of, tool_sources
 from .groups import Groups
-from .method_table import ApiGroup
 
 MCP_PERMISSION: Rights = "operate"
 """The most that an MCP client may do, also with a token of an administrator: a model calls its tools."""
@@ -64,8 +65,8 @@ MAX_DOWN = 200
 logger = logging.getLogger(__name__)
 
 
-async def open_web(groups: Groups, api: ApiGroup, is_stopping: Callable[[], bool]) -> HttpServer:
-    """Serves HTTP at the address of `[daemon] http`, and notes in `api.web` where that is."""
+async def open_web(groups: Groups, api: ApiGroup, place: WebPlace, is_stopping: Callable[[], bool]) -> HttpServer:
+    """Serves HTTP at the address of `[daemon] http`, and notes in `place` where that is."""
     daemon, tokens = groups.config.daemon, groups.tenants.tokens
     assert daemon.http is not None, "HTTP is wanted"
     tls = read_tls(daemon.http_tls_cert, daemon.http_tls_key)
@@ -96,7 +97,7 @@ async def open_web(groups: Groups, api: ApiGroup, is_stopping: Callable[[], bool
         reach = "without TLS, for this machine alone"
     else:
         reach = "without TLS, for a proxy"
-    api.web.open(address, f"{scheme}://{address}: tokens, {reach}")
+    place.open(address, f"{scheme}://{address}: tokens, {reach}")
     return server
 
 
