@@ -70,45 +70,39 @@ class Step(Struct, frozen=True, array_like=True):
 
     def gauges_alone(self) -> "Step":
         """Returns a step of the same gauges in which nothing happened."""
-        return Step(
-            up=self.up,
-            processes=self.processes,
-            memory_bytes=self.memory_bytes,
-            open_files=self.open_files,
-            queued=self.queued,
-            running=self.running,
-            memory_peak_bytes=self.memory_bytes,
-            queued_peak=self.queued,
-        )
+        held = {gauge: getattr(self, gauge) for gauge in GAUGES}
+        return Step(**held, memory_peak_bytes=self.memory_bytes, queued_peak=self.queued)
+
+
+COUNTERS = (
+    *("ok", "failed", "cancelled", "tool_calls", "tokens"),
+    *("restarts", "failed_checks", "limit_hits", "hung"),
+)
+
+AMOUNTS = ("cost_cents", "cpu_ms", "duration_ms")
+"""Counters that are no whole numbers."""
+
+DIGITS = 6
+"""Digits after the point of an amount."""
+
+GAUGES = ("up", "processes", "memory_bytes", "open_files", "queued", "running")
+
+PEAKS = ("memory_peak_bytes", "queued_peak")
 
 
 def added(earlier: Step, later: Step) -> Step:
     """Returns two steps of one subject, the later one after the earlier, as one."""
-    return Step(
+    sums = {key: getattr(earlier, key) + getattr(later, key) for key in COUNTERS}
+    sums |= {key: round(getattr(earlier, key) + getattr(later, key), DIGITS) for key in AMOUNTS}
+    peaks = {key: max(getattr(earlier, key), getattr(later, key)) for key in PEAKS}
+    return replace(
+        later,
         span_ms=earlier.span_ms + later.span_ms,
         begins=earlier.begins or later.begins,
-        ok=earlier.ok + later.ok,
-        failed=earlier.failed + later.failed,
-        cancelled=earlier.cancelled + later.cancelled,
-        tool_calls=earlier.tool_calls + later.tool_calls,
-        tokens=earlier.tokens + later.tokens,
-        cost_cents=round(earlier.cost_cents + later.cost_cents, 6),
-        cpu_ms=round(earlier.cpu_ms + later.cpu_ms, 3),
-        restarts=earlier.restarts + later.restarts,
-        failed_checks=earlier.failed_checks + later.failed_checks,
-        limit_hits=earlier.limit_hits + later.limit_hits,
-        hung=earlier.hung + later.hung,
-        duration_ms=round(earlier.duration_ms + later.duration_ms, 3),
         durations=_sum_of(earlier.durations, later.durations),
-        up=later.up,
-        processes=later.processes,
-        memory_bytes=later.memory_bytes,
-        open_files=later.open_files,
-        queued=later.queued,
-        running=later.running,
-        memory_peak_bytes=max(earlier.memory_peak_bytes, later.memory_peak_bytes),
-        queued_peak=max(earlier.queued_peak, later.queued_peak),
         storage=earlier.storage if later.storage is None else later.storage,
+        **sums,
+        **peaks,
     )
 
 
@@ -117,47 +111,22 @@ def beside(one: Step, other: Step) -> Step:
 
     The peak of a sum is at most the sum of the peaks, which it has.
     """
-    return replace(
-        added(one, other),
-        span_ms=max(one.span_ms, other.span_ms),
-        up=one.up + other.up,
-        processes=one.processes + other.processes,
-        memory_bytes=one.memory_bytes + other.memory_bytes,
-        open_files=one.open_files + other.open_files,
-        queued=one.queued + other.queued,
-        running=one.running + other.running,
-        memory_peak_bytes=one.memory_peak_bytes + other.memory_peak_bytes,
-        queued_peak=one.queued_peak + other.queued_peak,
-    )
+    sums = {key: getattr(one, key) + getattr(other, key) for key in (*GAUGES, *PEAKS)}
+    return replace(added(one, other), span_ms=max(one.span_ms, other.span_ms), **sums)
 
 
 def gained(later: Step, earlier: Step, span_ms: int, *, begins: bool = False) -> Step:
     """Returns what came between two readings of a subject, whose counters are those since the daemon's start."""
-    return Step(
+    more = {key: _more(getattr(later, key), getattr(earlier, key)) for key in COUNTERS}
+    more |= {key: round(max(0.0, getattr(later, key) - getattr(earlier, key)), DIGITS) for key in AMOUNTS}
+    return replace(
+        later,
         span_ms=span_ms,
         begins=begins,
-        ok=_more(later.ok, earlier.ok),
-        failed=_more(later.failed, earlier.failed),
-        cancelled=_more(later.cancelled, earlier.cancelled),
-        tool_calls=_more(later.tool_calls, earlier.tool_calls),
-        tokens=_more(later.tokens, earlier.tokens),
-        cost_cents=round(max(0.0, later.cost_cents - earlier.cost_cents), 6),
-        cpu_ms=round(max(0.0, later.cpu_ms - earlier.cpu_ms), 3),
-        restarts=_more(later.restarts, earlier.restarts),
-        failed_checks=_more(later.failed_checks, earlier.failed_checks),
-        limit_hits=_more(later.limit_hits, earlier.limit_hits),
-        hung=_more(later.hung, earlier.hung),
-        duration_ms=round(max(0.0, later.duration_ms - earlier.duration_ms), 3),
         durations=difference(later.durations, earlier.durations),
-        up=later.up,
-        processes=later.processes,
-        memory_bytes=later.memory_bytes,
-        open_files=later.open_files,
-        queued=later.queued,
-        running=later.running,
         memory_peak_bytes=later.memory_bytes,
         queued_peak=later.queued,
-        storage=later.storage,
+        **more,
     )
 
 
@@ -178,22 +147,12 @@ MEMORY_LEAST_SHARE = 16
 
 def is_worth_a_row(step: Step, before: Step) -> bool:
     """Returns whether a step says something that its gauges before do not; an idle worker has none for hours."""
-    return bool(
-        step.executed
-        or step.tool_calls
-        or step.tokens
-        or step.restarts
-        or step.failed_checks
-        or step.limit_hits
-        or step.hung
-        or step.cost_cents
+    least_bytes = max(MEMORY_LEAST_BYTES, before.memory_bytes // MEMORY_LEAST_SHARE)
+    return (
+        any(getattr(step, key) for key in (*COUNTERS, "cost_cents"))
         or step.cpu_ms >= CPU_LEAST_MS
-        or step.up != before.up
-        or step.processes != before.processes
-        or step.queued != before.queued
-        or step.running != before.running
-        or abs(step.memory_bytes - before.memory_bytes)
-        > max(MEMORY_LEAST_BYTES, before.memory_bytes // MEMORY_LEAST_SHARE)
+        or any(getattr(step, key) != getattr(before, key) for key in ("up", "processes", "queued", "running"))
+        or abs(step.memory_bytes - before.memory_bytes) > least_bytes
     )
 
 
