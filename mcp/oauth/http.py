@@ -8,19 +8,15 @@ It must not know OAuth. aiohttp is imported with this module.
 """
 
 import asyncio
-import contextlib
-import errno
-import socket
 from collections.abc import Mapping
-from typing import Any, Self
-from urllib.parse import urlsplit
+from typing import Self
 from urllib.request import getproxies
 
 import aiohttp
 from yarl import URL
 
 from corral import __version__
-from corral.worker.contract.addresses import Zone, zone_of
+from corral.worker.contract.addresses import Reach
 from corral.worker.contract.codec import as_object, decode
 from corral.worker.contract.errors import ToolFailed
 
@@ -44,16 +40,14 @@ class Http:
 
     def __init__(self, server_url: str, *named: str) -> None:
         self.server_url = server_url
-        self._configured = [url for url in (server_url, *named) if url]
-        self._zones: set[Zone] = {"public"}
+        self._reach = Reach((server_url, *named))
         self._http: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
         is_proxied = not {"http", "https", "all"}.isdisjoint(getproxies())
         if not is_proxied:
-            for url in self._configured:
-                self._zones |= await _zones_of(url)
-        connector = aiohttp.TCPConnector(socket_factory=None if is_proxied else self._socket)
+            await self._reach.resolve()
+        connector = aiohttp.TCPConnector(socket_factory=None if is_proxied else self._reach.socket)
         self._http = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -64,14 +58,6 @@ class Http:
 
     async def __aexit__(self, *_exc: object) -> None:
         await self._http.close()
-
-    def _socket(self, info: Any) -> socket.socket:  # as getaddrinfo returns it
-        """Makes the socket of a connection, if its address may be reached."""
-        family, kind, protocol, _, address = info
-        if zone_of(address[0]) not in self._zones:
-            where = "this machine or its link" if zone_of(address[0]) == "local" else "a private network"
-            raise OSError(errno.EACCES, f"{address[0]} is an address of {where}, where nothing of the configuration is")
-        return socket.socket(family, kind, protocol)
 
     async def get(self, url: str) -> Reply:
         """Reads a document; redirections are followed as far as they lead to safe addresses."""
@@ -121,14 +107,6 @@ class Http:
             if isinstance(error, TimeoutError | asyncio.TimeoutError):
                 why = f"no answer within {TIMEOUT_S:g} s"
             raise metadata.refused(f"cannot reach {where}: {why[:300]}", "unreachable", address=where) from error
-
-
-async def _zones_of(url: str) -> set[Zone]:
-    """Returns where the name of a server leads; nowhere while it cannot be resolved."""
-    with contextlib.suppress(OSError):
-        found = await asyncio.get_running_loop().getaddrinfo(urlsplit(url).hostname, None, type=socket.SOCK_STREAM)
-        return {zone_of(str(address[0])) for *_, address in found}
-    return set()
 
 
 async def _bounded(response: aiohttp.ClientResponse, where: str) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """Notifies the addresses of clients of the changes of tasks: push notifications of A2A.
 
-An address has to be one that the operator has allowed, and is on disk before the client is told so. Not the events are kept but the last status of
+An address has to be one that the operator has allowed, and leads to this machine or a private network only where an allowed one does at the first
+look, whatever its name is made to lead to later. It is on disk before the client is told so. Not the events are kept but the last status of
 which an address knows: after a restart of the daemon one that knows another than the task has now is notified. So the newest status comes
 at least once, and earlier ones may be left out. A redirection is not followed, and an answer is not read.
 """
@@ -22,6 +23,7 @@ from corral.supervisor.records.store.store import Store
 from corral.supervisor.tasks.run.tasks import Tasks
 from corral.supervisor.tasks.worker_api.approvals import Approvals
 from corral.worker.contract import codec
+from corral.worker.contract.addresses import Reach
 from corral.worker.contract.errors import CorralError, Corrupted
 from corral.worker.contract.records import ENDED, Task
 
@@ -94,6 +96,7 @@ class Pushes:
         self._tasks = tasks
         self._approvals = approvals
         self._allowed = tuple(allowed)
+        self._reach = Reach(allowed)
         self._known: dict[str, set[str]] = {}
         self._changed: set[tuple[str, str]] = set()
         self._sending: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -245,10 +248,12 @@ class Pushes:
         """Sends one notification; returns None if it was taken, else whether another try may help."""
         timeout = aiohttp.ClientTimeout(total=ANSWER_S)
         jar = aiohttp.DummyCookieJar()
+        await self._reach.resolve()
+        connector = aiohttp.TCPConnector(socket_factory=self._reach.socket)
         try:
             async with (
                 self._room,
-                aiohttp.ClientSession(timeout=timeout, cookie_jar=jar) as http,
+                aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=jar) as http,
                 http.post(
                     target.url, data=codec.encode(message), headers=target.headers(), allow_redirects=False
                 ) as answer,

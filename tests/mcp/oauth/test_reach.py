@@ -1,6 +1,7 @@
 """Where the documents of a server can lead the authorization: never to services that the server could not reach itself."""
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -9,7 +10,7 @@ from aiohttp import web
 
 from corral.mcp.oauth import metadata
 from corral.mcp.oauth.http import Http
-from corral.worker.contract.addresses import zone_of
+from corral.worker.contract.addresses import Reach, zone_of
 from corral.worker.contract.errors import ToolFailed
 
 FAR = "https://192.0.2.7/mcp"
@@ -92,3 +93,19 @@ def test_what_the_configuration_itself_has_on_this_machine_is_reached(named: tup
 )
 def test_an_address_leads_where_it_leads_however_it_is_written(address: str, zone: str) -> None:
     assert zone_of(address) == zone
+
+
+def test_a_name_that_is_made_to_lead_to_this_machine_later_is_not_followed() -> None:
+    near = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 80))
+
+    async def scene() -> None:
+        far = Reach(["https://192.0.2.7:*/hooks"])
+        await far.resolve()
+        with pytest.raises(OSError, match="this machine"):
+            far.socket(near)
+        for configured in ("http://localhost:*/hooks", "http://127.0.0.1:1/"):
+            own = Reach([configured])
+            await own.resolve()
+            own.socket(near).close()
+
+    asyncio.run(scene())
