@@ -22,8 +22,8 @@ from .registry import Registry
 from .startup import Startup
 from .tool_cache import ToolCache
 
-CLOSED_MAX = 1_000
-"""Number of removed workers whose garbage may stay: about 11 MB, with the zygotes of their agents."""
+CLOSED_MAX = 250
+"""Number of removed workers whose garbage may stay: 3 to 9 MB, with the zygotes of their agents."""
 
 COLLECTION_S = 1.0
 """Seconds until it is collected: more are removed in one go, or the daemon ends."""
