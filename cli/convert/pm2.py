@@ -156,12 +156,14 @@ def _evaluated(path: str) -> object:
             [node, "-e", EVALUATE, os.path.abspath(path)],
             capture_output=True, text=True, timeout=NODE_S, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
-        return json.loads(done.stdout.rpartition("\n\0")[2])
+        found: object = json.loads(done.stdout.rpartition("\n\0")[2])
     except subprocess.TimeoutExpired as error:
         raise unreadable(path, f"node does not end within {NODE_S:g} s", "read") from error
     except ValueError as error:
         lines = [line for line in done.stderr.splitlines() if "Error" in line] or ["it exports no JSON"]
         raise unreadable(path, lines[0], "read") from error
+    yaml_text.check(found)
+    return found
 
 
 def _convert(draft: Draft, entry: Entry, table: Mapping[str, object]) -> None:

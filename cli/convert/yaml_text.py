@@ -1,5 +1,6 @@
 """Reads YAML as version 1.2 has it: `no` and `on` are words, `12:30` is a word."""
 
+import json
 import re
 from functools import lru_cache
 from typing import Any
@@ -35,21 +36,26 @@ def _loader() -> Any:  # Any: PyYAML has no types
 
 
 def document(text: str, source: str) -> object:
-    """Returns the first document."""
+    """Returns the first document; one of JSON as JSON says, whose escapes have two halves of a character."""
     import yaml  # noqa: PLC0415 - only files in YAML need it
 
     try:
-        found: object = yaml.load(text, _loader())
+        found: object = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    try:
+        found = yaml.load(text, _loader()) if found is None else found
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
         reason = str(getattr(error, "problem", "") or "it is nested too deeply")
         raise InvalidParams(f'cannot read "{source}"{line}: {reason}', file=source, reason=reason) from error
-    _count(found)
+    check(found)
     return found
 
 
-def _count(found: object) -> None:
+def check(found: object) -> None:
+    """Refuses a document that is too large, or has texts that no program can be given."""
     left, seen = [found], 0
     while left:
         each = left.pop()
@@ -57,8 +63,9 @@ def _count(found: object) -> None:
         if seen > NODES_MAX:
             words = f"cannot read the document: it has more than {NODES_MAX} values"
             raise InvalidParams(words, reason="too many values")
-        if isinstance(each, str) and "\0" in each:
-            raise InvalidParams("cannot read the document: it has a NUL character", reason="a NUL character")
+        if isinstance(each, str) and re.search("[\0\ud800-\udfff]", each):
+            reason = "it has a NUL, or half a character"
+            raise InvalidParams(f"cannot read the document: {reason}", reason=reason)
         if isinstance(each, dict):
             left += each.values()
         elif isinstance(each, list):

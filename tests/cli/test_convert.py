@@ -399,6 +399,8 @@ def test_the_format_is_found_by_name_and_content(tmp_path: Path, name: str, text
         ("supervisord", "no section"),
         ("pm2", "{}"),
         ("pm2", '{"apps": [}'),
+        ("pm2", '{"apps": [{"script": "a\\u0000"}]}'),
+        ("pm2", '{"apps": [{"script": "a\\ud83d"}]}'),
     ],
 )
 def test_a_text_that_is_not_of_the_format_is_refused(form: str, text: str) -> None:

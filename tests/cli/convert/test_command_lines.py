@@ -1,5 +1,7 @@
 """Command lines: those of systemd mean what they mean there, those of a shell are run as they stand."""
 
+import itertools
+import json
 import os
 import subprocess
 import sys
@@ -148,3 +150,38 @@ def test_what_corral_refuses_is_a_note_or_a_comment(monkeypatch: pytest.MonkeyPa
     )
     settle(compose, "/")
     assert list(tomllib.loads(compose.text())["agents"]) == ["b"]
+
+
+PIECES = (
+    "$",
+    "$$",
+    "${HOME}",
+    "$HOME",
+    "${X:-y}",
+    "{",
+    "a b",
+    '"',
+    "'",
+    "\\",
+    "\t",
+    "\x7f",
+    "é😀",
+    "#",
+    "${",
+    "%(x)s",
+    "%",
+)
+TEXTS = ["".join(each) for each in itertools.product(PIECES, repeat=2)]
+
+
+@pytest.mark.parametrize("form", ["pm2", "compose"])
+def test_values_are_converted_byte_for_byte(form: str) -> None:
+    doubled = [each.replace("$", "$$") for each in TEXTS] if form == "compose" else TEXTS
+    variables = {f"V{n}": each for n, each in enumerate(doubled)}
+    app = {"name": "a", "script": "x", "interpreter": "none", "args": doubled, "env": variables}
+    service = {"command": ["x", *doubled], "environment": variables}
+    document = {"apps": [app]} if form == "pm2" else {"services": {"a": service}}
+    draft = converted(form, {"f.json": json.dumps(document)})
+    spec = decode(draft.text(), source="f", directory="/", variables=Variables(os.environ, {})).agents["a"]
+    assert list(spec.command[1:]) == TEXTS
+    assert {name: spec.environment[name] for name in variables} == dict(zip(variables, TEXTS, strict=True))

@@ -1,5 +1,6 @@
 """The export: a TOML text from which the same tables are read again, with no value that its reader may not see."""
 
+import itertools
 import string
 import tomllib
 
@@ -11,6 +12,8 @@ from corral.supervisor.config.spec.loader import decode, decode_agent
 from corral.supervisor.config.spec.sources import Variables
 from corral.supervisor.config.spec.spec import Config, Defaults
 from corral.supervisor.records.backup.export import export
+from corral.worker.contract import toml_text
+from corral.worker.contract.literal import literal_table
 from corral.worker.contract.records import Boundaries, Retry, ScheduleRecord, TaskParams
 
 pytestmark = pytest.mark.core
@@ -164,3 +167,15 @@ def test_any_values_come_back_from_the_text_as_they_were(
     found = decode(text, source="store", directory="/", variables=VARIABLES).agents["a"]
     assert (found.command, found.config, found.environment) == (spec.command, spec.config, spec.environment)
     assert export([found], [], [], shows_values=True).toml == text
+
+
+PIECES = ("$", "$$", "${HOME}", "$HOME", "${X:-y}", "{", "a", '"', "'", "\\", "\t", "\x7f", "é😀", "#", "${")
+WRITTEN = ["".join(each) for each in itertools.product(PIECES, repeat=2)]
+
+
+def test_every_text_is_exported_byte_for_byte() -> None:
+    table = {"command": ["sh", *WRITTEN], "environment": {f"V{n}": each for n, each in enumerate(WRITTEN)}}
+    config = read("\n".join(toml_text.lines(("agents", "a"), {"protocol": "none", **literal_table(table)})))
+    for spec in (config.agents["a"], read(exported(config)).agents["a"]):
+        assert list(spec.command[1:]) == WRITTEN
+        assert list(spec.environment.values()) == WRITTEN
