@@ -5,7 +5,7 @@ A client that hangs up leaves the task running. It must not know how a request i
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -13,16 +13,14 @@ from aiohttp import web
 
 from corral.supervisor.api.table.table import Control
 from corral.supervisor.tasks.worker_api.approvals import Approvals as ApprovalDesk
-from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract import codec
 from corral.worker.contract.approvals import Approval
-from corral.worker.contract.errors import Conflict, CorralError, InternalError, NotFound, PermissionDenied
+from corral.worker.contract.errors import CorralError, NotFound, PermissionDenied
 from corral.worker.contract.records import ENDED, Task
-from corral.worker.control.access import Rights
 from corral.worker.control.approvals import Approvals
-from corral.worker.control.params import AttachParams
 from corral.worker.control.results import TaskPage
 
+from ..http.callers import OneAnswer
 from ..http.event_sender import Outbox, send_call
 from ..http.face import HttpClient
 from .bindings import Binding
@@ -41,16 +39,12 @@ MAX_CONTEXT = 200
 Json = Any  # a value of the protocol, checked where it is used
 
 
-class A2aCaller:
-    """Represents the client of one request; `on_part` receives what the task streams."""
+class A2aCaller(OneAnswer):
+    """Represents the client of one request; `on_notification` receives what the call tells meanwhile."""
 
     def __init__(self, client: HttpClient) -> None:
+        super().__init__(client)
         self.name = f"a2a {client.name}"
-        self.permission: Rights = client.permission
-        self.who: Mapping[str, object] = client.who
-        self.agents: Sequence[str] | None = client.agents
-        self.tenant = client.tenant
-        self.supervisor: WorkerSupervisor | None = None
         self.outbox = Outbox()
         self.on_notification: Callable[[str, Mapping[str, object]], None] = lambda _m, _p: None
 
@@ -61,18 +55,6 @@ class A2aCaller:
     async def drain(self) -> None:
         """Waits while the client reads too slowly."""
         await self.outbox.drain()
-
-    def follow(self, following: Awaitable[None]) -> None:
-        """Refuses: no method that is called here goes on after its call."""
-        raise InternalError("cannot follow over A2A")
-
-    def attach(self, view: AttachParams) -> None:
-        """Refuses MCP."""
-        raise Conflict("cannot attach over A2A: MCP is at /mcp")
-
-    def log_in(self, digest: bytes | None, tenant: str) -> None:
-        """Refuses: each request brings its token."""
-        raise Conflict("cannot log in over A2A: each request brings its token")
 
 
 class Operations:

@@ -5,20 +5,18 @@ for keys of the params: `Idempotency-Key` for `idempotency_key`, `If-Match` for 
 key that takes a stream up again.
 """
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping
 from urllib.parse import quote
 
 from aiohttp import web
 
 from corral.supervisor.api.table.table import Control
-from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract import codec
-from corral.worker.contract.errors import Conflict, InvalidParams, InvalidRequest
+from corral.worker.contract.errors import InvalidParams, InvalidRequest
 from corral.worker.contract.trace_context import KEY, valid
-from corral.worker.control.access import Rights
-from corral.worker.control.params import AttachParams
 
 from ..http.answers import JSON, Refused, answer, check_type, read_body
+from ..http.callers import OneAnswer
 from ..http.face import HttpClient
 from .request_params import fields_of, params_of, text_value
 from .routes import PREFIX, Match, Router, VerbRefused
@@ -33,36 +31,6 @@ KEY_HEADERS = {"Idempotency-Key": "idempotency_key", "If-Match": "expected"}
 NODE_HEADER = "Corral-Node"
 NODE_KEY = "node"
 """Key of a query that stands for the header: the node of the cluster that is to answer, `*` for all."""
-
-
-class OneAnswer:
-    """Represents a caller over HTTP that waits for one answer: notifications are not sent to it."""
-
-    def __init__(self, client: HttpClient) -> None:
-        self.name = client.name
-        self.permission: Rights = client.permission
-        self.who: Mapping[str, object] = client.who
-        self.agents: Sequence[str] | None = client.agents
-        self.tenant = client.tenant
-        self.supervisor: WorkerSupervisor | None = None  # a worker is known by its process alone
-
-    def notify(self, method: str, params: Mapping[str, object]) -> None:
-        """Drops a notification."""
-
-    async def drain(self) -> None:
-        """Returns at once."""
-
-    def follow(self, following: Awaitable[None]) -> None:
-        """Refuses: it has one answer."""
-        raise Conflict(f"cannot follow anything in one answer: accept {EVENTS}")
-
-    def attach(self, view: AttachParams) -> None:
-        """Refuses: MCP has a path of its own."""
-        raise Conflict("cannot attach over HTTP: MCP is at /mcp")
-
-    def log_in(self, digest: bytes | None, tenant: str) -> None:
-        """Refuses: each request brings a token."""
-        raise Conflict("cannot log in over HTTP: each request brings its token")
 
 
 class ApiFace:

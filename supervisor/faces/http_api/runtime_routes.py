@@ -24,8 +24,8 @@ from corral.worker.contract.errors import Conflict, InvalidParams, NotFound, Res
 from corral.worker.control.results import Workflows
 
 from ..http.answers import Refused, answer, check_type, read_body
+from ..http.callers import OneAnswer
 from ..http.face import HttpClient
-from .calls import OneAnswer
 from .form import JSON, TYPES, configuration
 from .routes import VerbRefused
 

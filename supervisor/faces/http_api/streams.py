@@ -7,20 +7,18 @@ notification, with its id.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping
 
 from aiohttp import web
 
 from corral.supervisor.api.table.table import Control
-from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract import codec
-from corral.worker.contract.errors import Conflict, CorralError, InternalError
-from corral.worker.control.access import Rights
+from corral.worker.contract.errors import CorralError, InternalError
 from corral.worker.control.nodes import places_of, places_text
-from corral.worker.control.params import AttachParams
 from corral.worker.methods.faces import Resumption
 from corral.worker.methods.method import AnyMethod
 
+from ..http.callers import OneAnswer
 from ..http.event_sender import Outbox, event, send_call
 from ..http.face import HttpClient
 
@@ -30,16 +28,11 @@ RECORDS = {"event": "events"}
 logger = logging.getLogger(__name__)
 
 
-class StreamCaller:
+class StreamCaller(OneAnswer):
     """Represents a caller that gets its notifications as events."""
 
     def __init__(self, client: HttpClient, resumption: Resumption | None) -> None:
-        self.name = client.name
-        self.permission: Rights = client.permission
-        self.who: Mapping[str, object] = client.who
-        self.agents: Sequence[str] | None = client.agents
-        self.tenant = client.tenant
-        self.supervisor: WorkerSupervisor | None = None  # a worker is known by its process alone
+        super().__init__(client)
         self.following: Awaitable[None] | None = None
         self.outbox = Outbox()
         self._is_valid = client.is_valid
@@ -79,14 +72,6 @@ class StreamCaller:
         """Keeps `following` for after the call: it goes on until the client hangs up."""
         self.following = following
         self.outbox.is_patient = True
-
-    def attach(self, view: AttachParams) -> None:
-        """Refuses: MCP has a path of its own."""
-        raise Conflict("cannot attach over HTTP: MCP is at /mcp")
-
-    def log_in(self, digest: bytes | None, tenant: str) -> None:
-        """Refuses: each request brings a token."""
-        raise Conflict("cannot log in over HTTP: each request brings its token")
 
 
 async def serve_stream(

@@ -5,7 +5,7 @@ task is run.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import msgspec
@@ -16,24 +16,15 @@ from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.api.table.table import Control
 from corral.supervisor.config.decoding.values import HttpAuth
 from corral.supervisor.tenants.tokens.scope import is_in_scope
-from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract import codec
-from corral.worker.contract.errors import (
-    CorralError,
-    InternalError,
-    InvalidParams,
-    MethodNotFound,
-    NotFound,
-    ParseError,
-    from_wire,
-)
+from corral.worker.contract.errors import CorralError, InvalidParams, MethodNotFound, NotFound, ParseError, from_wire
 from corral.worker.contract.misfit import misfit_of
 from corral.worker.contract.records import ENDED
 from corral.worker.contract.trace_context import KEY, valid
 from corral.worker.control.access import Rights
-from corral.worker.control.params import AttachParams
 
 from ..http.answers import Refused, answer, check_type, read_body, status_of
+from ..http.callers import OneAnswer
 from ..http.event_sender import Outbox, event, send_call
 from ..http.face import ANONYMOUS, HttpClient
 from .health import reasons_of
@@ -56,16 +47,15 @@ class RunBody(Struct, frozen=True, forbid_unknown_fields=True):
     stream: bool = False
 
 
-class ServiceCaller:
+class ServiceCaller(OneAnswer):
     """Represents the client of one request to the method table; `outbox` holds the progress that waits for it."""
 
     def __init__(self, client: HttpClient, permission: Rights) -> None:
-        self.supervisor: WorkerSupervisor | None = None
+        super().__init__(client)
         self.name = f"http {client.name}"
-        self.agents: Sequence[str] | None = None if client is ANONYMOUS else client.agents
-        self.tenant = "" if client is ANONYMOUS else client.tenant
-        self.permission: Rights = permission
-        self.who: Mapping[str, object] = client.who
+        self.permission = permission
+        if client is ANONYMOUS:
+            self.agents = None
         self.outbox = Outbox()
 
     def notify(self, method: str, params: Mapping[str, object]) -> None:
@@ -76,18 +66,6 @@ class ServiceCaller:
     async def drain(self) -> None:
         """Waits while the client reads too slowly."""
         await self.outbox.drain()
-
-    def follow(self, following: Awaitable[None]) -> None:
-        """Refuses to go on after the call: no method that is called here does."""
-        raise InternalError("cannot follow over this service")
-
-    def attach(self, view: AttachParams) -> None:
-        """Refuses MCP."""
-        raise InternalError("cannot speak MCP over this service")
-
-    def log_in(self, digest: bytes | None, tenant: str) -> None:
-        """Refuses: each request brings its token."""
-        raise InternalError("cannot log in over this service")
 
 
 class HealthFace:
