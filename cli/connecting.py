@@ -58,8 +58,7 @@ def connected(socket_path: Callable[[], str], patience: tuple[float, float], not
             patience_s, starting_s = patience
             bound_s = starting_s if _is_locked(path) else patience_s
             if waited_s + pause_s > bound_s:
-                words = f"{error.message}; waited {bound_s:g} s"
-                raise Unreachable(words, **error.data) from error
+                raise Unreachable(f"{error.message}; waited {bound_s:g} s", **error.data) from error
         if waited_s >= NOTE_AFTER_S and not is_noted:
             is_noted = True
             note(f'waiting up to {bound_s:g} s for a daemon at "{path}"')

@@ -142,8 +142,7 @@ def pair(name: str, option: str, text: str) -> tuple[str, str]:
     """Splits `K=V`, an option of the command that adds `name`."""
     key, equals, value = text.partition("=")
     if not equals or not key:
-        words = f'cannot add "{name}": {option} {text!r} is not K=V'
-        raise InvalidParams(words, key=option, value=text)
+        raise InvalidParams(f'cannot add "{name}": {option} {text!r} is not K=V', key=option, value=text)
     return key, value
 
 
@@ -333,8 +332,7 @@ def unknown_word(path: str, word: str, known: Iterable[str], top: Iterable[str] 
         near = [f"corral {word}"]
     near = near or get_close_matches(word, known, 1, 0.5)
     hint = f'did you mean "{near[0]}"?' if near else f'"{path} --help" lists them'
-    text = f'cannot run "{path} {word}": no such command; {hint}'
-    return InvalidParams(text, command=word, suggestions=near)
+    return InvalidParams(f'cannot run "{path} {word}": no such command; {hint}', command=word, suggestions=near)
 
 
 def duration(text: str) -> float:
@@ -363,8 +361,7 @@ def json_value(text: str, option: str, *, or_text: bool = False) -> object:
         words = f'cannot read {option} from "{text[1:]}": {(error.strerror or "").lower()}'
         raise InvalidParams(words, key=option, value=text) from error
     except UnicodeError as error:
-        words = f"cannot read {option}: it is not UTF-8"
-        raise InvalidParams(words, key=option, value=text) from error
+        raise InvalidParams(f"cannot read {option}: it is not UTF-8", key=option, value=text) from error
     try:
         return codec.decode(source.encode("utf-8"))
     except ValueError as error:
@@ -411,8 +408,7 @@ def text_document(path: str) -> str:
         words = f"cannot read {path!r}: {(error.strerror or '').lower()}"
         raise InvalidParams(words, file=path, reason="unreadable") from error
     except UnicodeError as error:
-        words = f"cannot read {path!r}: it is not UTF-8"
-        raise InvalidParams(words, file=path, reason=str(error)) from error
+        raise InvalidParams(f"cannot read {path!r}: it is not UTF-8", file=path, reason=str(error)) from error
 
 
 def place(text: str, now: float) -> dict[str, object]:
@@ -444,8 +440,7 @@ def moment(text: str, option: str, now: float, forms: str = "5m,") -> float:
 
     try:
         when = datetime.fromisoformat(text)
-        at = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
-        return min(max(0.0, at), END_OF_TIMES)
+        return min(max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()), END_OF_TIMES)
     except (ValueError, OverflowError) as error:
         words = f'cannot read {option} "{text}": write {forms} or a time such as 2026-01-31T12:00:00Z'
         raise InvalidParams(words, key=option, value=text) from error

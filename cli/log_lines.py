@@ -76,8 +76,7 @@ class LogWriter:
     def _stamp(self, at: str) -> str:
         if self._times == "none":
             return ""
-        shown = line_at(at, is_local=self._times == "local" and self._is_terminal)
-        return self._styled(shown, "grey") + " "
+        return self._styled(line_at(at, is_local=self._times == "local" and self._is_terminal), "grey") + " "
 
     def _styled(self, text: str, colour: str) -> str:
         return render.styled(text, render.COLOURS[colour]) if self._has_colours else text

@@ -12,8 +12,7 @@ def write_new(path: str, text: str, mode: int = 0o600) -> None:
     except FileExistsError as error:
         raise Conflict(f'cannot write "{path}": it is there already', file=path) from error
     except OSError as error:
-        words = f'cannot write "{path}": {(error.strerror or "").lower()}'
-        raise InvalidParams(words, file=path) from error
+        raise InvalidParams(f'cannot write "{path}": {(error.strerror or "").lower()}', file=path) from error
     with open(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
 

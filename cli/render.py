@@ -91,8 +91,7 @@ def visible(text: str, *, keep_colours: bool = False) -> str:
     for match in re.finditer(_SGR, text):
         pieces += (re.sub(_UNSEEN, _shown, text[end : match.start()]), _seen_colours(match.group()))
         end = match.end()
-    reset = "\x1b[0m" if pieces else ""
-    return "".join((*pieces, re.sub(_UNSEEN, _shown, text[end:]), reset))
+    return "".join((*pieces, re.sub(_UNSEEN, _shown, text[end:]), "\x1b[0m" if pieces else ""))
 
 
 def one_line(text: str) -> str:

@@ -113,8 +113,7 @@ def _detach(arguments: argparse.Namespace, paths: Paths) -> None:
     log: Path = (arguments.log_file or paths.state_dir / background.LOG_NAME).absolute()
     rest = [f"--socket={paths.socket}", f"--state-dir={paths.state_dir}"]
     rest += [] if paths.config is None else [f"--config={paths.config}"]
-    pid = background.start(rest, log, os.environ)
-    print(pid, flush=True)
+    print(background.start(rest, log, os.environ), flush=True)
     note = f'its log is "{log}"; "corral daemon stop" ends it'
     print(f'corrald: runs in the background at "{paths.socket}"; {note}', file=sys.stderr)
 
@@ -218,8 +217,7 @@ def _locate(
         or _path(environ, "CORRAL_STATE_DIR")
         or (Path(written.state_dir) if written.state_dir else defaults.state_dir),
     )
-    absolute = replace(paths, socket=paths.socket.absolute(), state_dir=paths.state_dir.absolute())
-    return absolute, config
+    return replace(paths, socket=paths.socket.absolute(), state_dir=paths.state_dir.absolute()), config
 
 
 def _check_http(daemon: Daemon) -> None:

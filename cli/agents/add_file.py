@@ -38,8 +38,7 @@ def add_file(session: Session, options: Mapping[str, Any], how: Mapping[str, boo
     """Adds what a file has; returns the entries of what was added, and the errors of agents that did not start."""
     request, left_out = _request(options)
     if left_out:
-        words = f"left out, since only a configuration file has them: {', '.join(left_out)}"
-        session.note(render.one_line(words))
+        session.note(render.one_line(f"left out, since only a configuration file has them: {', '.join(left_out)}"))
     if not any(request[key] for key in GROUPS):
         found = session.call("agent.add_all", {"agents": request["agents"], **how}, timeout_s=None)
         return inners(found, "agents"), inner(found, "failures")
@@ -107,8 +106,7 @@ def _tables_of(path: str) -> tuple[dict[str, Any], Callable[[str, str], str], di
     document.check()
 
     def folder_of(kind: str, name: str) -> str:
-        key = ("agents", name) if kind == "agent" else ("mcp", "servers", name)
-        return document.part_of(key).directory
+        return document.part_of(("agents", name) if kind == "agent" else ("mcp", "servers", name)).directory
 
     return tables, folder_of, known.used_by(tables)
 

@@ -251,8 +251,7 @@ def hibernate(
 @option("--cascade", "Also remove agents and servers that require them.")
 def rm(session: Session, names: tuple[str, ...], selector: tuple[str, ...], cascade: bool) -> None:
     """Remove agents, MCP servers, teams or workflows. Removes all of them or none."""
-    request = _chosen("rm", names, selector) | {"cascade": cascade}
-    found = session.call("agent.rm", request, timeout_s=None)
+    found = session.call("agent.rm", _chosen("rm", names, selector) | {"cascade": cascade}, timeout_s=None)
     session.answer(found, *(f"removed {name}" for name in items(found, "removed")))
 
 
@@ -285,8 +284,7 @@ def signal(session: Session, names: tuple[str, ...], signal_name: str, selector:
     if chosen is None and names and (chosen := _known_signal(names[0])):  # the order of kill(1)
         names = (*names[1:], signal_name)
     if chosen is None:
-        words = f'cannot send "{signal_name}": there is no such signal'
-        raise InvalidParams(words, key="signal", value=signal_name)
+        raise InvalidParams(f'cannot send "{signal_name}": there is no such signal', key="signal", value=signal_name)
     found = session.call("agent.signal", _chosen("signal", names, selector) | {"signal": chosen})
     workers = ", ".join(map(str, items(found, "names") or names))
     session.answer(found, f"sent {chosen} to {workers}")

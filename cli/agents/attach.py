@@ -47,8 +47,7 @@ def attach(session: Session, name: str) -> int:
     """
     with session.connect() as connection:
         worker = _worker(connection, name)
-        wanted = {"types": ["worker.state"], "worker": worker}
-        connection.call("event.follow", wanted, timeout_s=ANSWER_S)
+        connection.call("event.follow", {"types": ["worker.state"], "worker": worker}, timeout_s=ANSWER_S)
         connection.call("log.follow", {"names": [worker], "n": 0}, timeout_s=ANSWER_S)
         is_terminal = os.isatty(0)
         with RawTerminal(is_raw=is_terminal):

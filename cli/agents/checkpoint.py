@@ -106,8 +106,7 @@ def show(session: Session, which: str, path: str | None) -> None:
 def rm(session: Session, which: tuple[str, ...], force: bool) -> None:
     """Remove checkpoints."""
     params: dict[str, object] = {"checkpoints": [_id(each) for each in which], "force": force}
-    found = session.call("checkpoint.rm", params)
-    session.answer(found, f"removed {', '.join(which)}")
+    session.answer(session.call("checkpoint.rm", params), f"removed {', '.join(which)}")
 
 
 def _id(text: str | None) -> int:

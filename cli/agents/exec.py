@@ -155,8 +155,7 @@ class _Connected:
             self.connection.ask("agent.exec_input", {"exec": self.unit, "signal": name})
         elif self.is_terminal:
             rows, columns = size()
-            asked = {"exec": self.unit, "rows": rows, "columns": columns}
-            self.connection.ask("agent.exec_input", asked)
+            self.connection.ask("agent.exec_input", {"exec": self.unit, "rows": rows, "columns": columns})
 
     @staticmethod
     def _print(params: Mapping[str, object]) -> None:

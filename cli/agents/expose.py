@@ -37,8 +37,7 @@ def expose(session: Session, name: str, port: int | None, host: str | None, no_t
         return
     session.print_line(f"{name} is served at {url}")
     session.print_line(f"curl {url}/health")
-    words = ["curl", f"{url}/run", "-H", "Content-Type: application/json", "-d", '{"input": null}']
-    line = shlex.join(words)
+    line = shlex.join(["curl", f"{url}/run", "-H", "Content-Type: application/json", "-d", '{"input": null}'])
     if not no_token:
         file = shlex.quote(word(found, "token_file"))
         line += f' -H "Authorization: Bearer $(cat {file})"'

@@ -100,8 +100,7 @@ def show(session: Session, agent: str, of: str, last: int | None) -> None:
 @_session
 def get(session: Session, agent: str, key: str, of: str | None) -> None:
     """Print the value of a key, or null if there is none."""
-    found = session.call("memory.get", {"agent": agent, "key": key, "session": of or ""})
-    value = found.get("value")
+    value = session.call("memory.get", {"agent": agent, "key": key, "session": of or ""}).get("value")
     if session.json or not isinstance(value, str):
         session.print_json(value)
     else:
@@ -170,8 +169,7 @@ def cleanup(session: Session, agent: str | None) -> None:
 @click.argument("after", metavar="D|never", type=duration_or_never)
 def expire(session: Session, agent: str, of: str, after: float | None) -> None:
     """Set the time after which a session expires."""
-    params = {"agent": agent, "session": of, "ttl_s": after}
-    found = session.call("memory.expire", params)
+    found = session.call("memory.expire", {"agent": agent, "session": of, "ttl_s": after})
     session.answer(found, f"{agent}: {of} is gone after {session.at(word(found, 'expires_at'))}")
 
 

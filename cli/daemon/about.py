@@ -61,8 +61,7 @@ def completion(context: click.Context, shell: str) -> None:
     found = get_completion_class(shell)
     assert found is not None, "click knows the shells of SHELLS"
     root = context.find_root()
-    script = found(root.command, {}, "corral", "_CORRAL_COMPLETE").source()
-    root.obj.print(script.rstrip())
+    root.obj.print(found(root.command, {}, "corral", "_CORRAL_COMPLETE").source().rstrip())
 
 
 @command("schema")

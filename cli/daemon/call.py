@@ -46,14 +46,12 @@ def _params(given: tuple[str, ...], text: str | None) -> dict[str, object]:
     if text is not None:
         found = json_value(text, "--params")
         if not isinstance(found, dict):
-            words = "cannot read --params: it is no JSON object"
-            raise InvalidParams(words, key="--params", value=text)
+            raise InvalidParams("cannot read --params: it is no JSON object", key="--params", value=text)
         params |= found
     for each in given:
         key, equals, value = each.partition("=")
         if not equals or not key:
-            words = f"cannot read {each!r}: write KEY=VALUE"
-            raise InvalidParams(words, key="params", value=each)
+            raise InvalidParams(f"cannot read {each!r}: write KEY=VALUE", key="params", value=each)
         try:
             params[key] = json_value(value, key, or_text=True)
         except InvalidParams:
@@ -67,8 +65,7 @@ def _follow(session: Session, method: str, params: Mapping[str, object], timeout
     """Prints notifications and the result in the order in which they come."""
 
     def show(notification: Notification) -> None:
-        shown = {"method": notification.method, "params": notification.params}
-        session.print_ndjson([shown])
+        session.print_ndjson([{"method": notification.method, "params": notification.params}])
 
     is_endless = method in ENDLESS
     try:

@@ -83,13 +83,11 @@ def dev(
     include = None if config is None else config.absolute()
     with contextlib.ExitStack() as stack:
         if folder is None:
-            given = tempfile.TemporaryDirectory(prefix="corral-cluster-")
-            place = Path(stack.enter_context(given))
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="corral-cluster-")))
         else:
             place = Path(folder).absolute()
         running = stack.enter_context(LocalServers(engine, servers, place, fsync=fsync))
-        daemons = LocalNodes(engine, running.url, nodes, place, include)
-        _serve(session, running, stack.enter_context(daemons))
+        _serve(session, running, stack.enter_context(LocalNodes(engine, running.url, nodes, place, include)))
 
 
 def _serve(session: Session, running: "LocalServers", daemons: "LocalNodes") -> None:
@@ -178,8 +176,7 @@ def check(session: Session, url: str) -> None:
     operations, weaknesses = asyncio.run(_check(_settings(url)))
     if session.printed_json({"operations_ms": operations, "weaknesses": list(weaknesses)}):
         return
-    rows = [[name, f"{ms:.2f} ms"] for name, ms in operations.items()]
-    session.print_table(("OPERATION", "MEDIAN"), rows)
+    session.print_table(("OPERATION", "MEDIAN"), [[name, f"{ms:.2f} ms"] for name, ms in operations.items()])
     for line in weaknesses:
         session.print_line(f"! {line}")
 

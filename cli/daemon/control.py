@@ -61,8 +61,7 @@ def log_level(session: Session, level: str | None) -> None:
     configuration file, or until corrald ends.
     """
     if level is None:
-        status = session.call("daemon.status", {"names": []})
-        level = word(inner(status, "daemon"), "log_level")
+        level = word(inner(session.call("daemon.status", {"names": []}), "daemon"), "log_level")
     else:
         session.call("daemon.log_level", {"level": level})
     session.answer({"level": level}, level)

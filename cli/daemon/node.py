@@ -38,12 +38,10 @@ NODES = Table(
 @click.argument("name", metavar="NAME", shell_complete=complete_nodes)
 def show(session: Session, name: str) -> None:
     """Show a node, with the agents and MCP servers that it runs."""
-    found = session.call("node.list", {})
-    records = render.inners(found, "nodes")
+    records = render.inners(session.call("node.list", {}), "nodes")
     record = next((each for each in records if word(each, "name") == name), None)
     if record is None:
-        known = [word(each, "name") for each in records]
-        raise NotFound(f'cannot find node "{name}"', name=name, known=known)
+        raise NotFound(f'cannot find node "{name}"', name=name, known=[word(each, "name") for each in records])
     status = session.call("daemon.status", {"node": name})
     agents = [
         {key: each.get(key) for key in ("name", "kind", "state")}

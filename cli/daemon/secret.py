@@ -75,8 +75,7 @@ def list_(session: Session) -> None:
 @option("--force", "Remove it although agents name it.")
 def remove(session: Session, name: str, force: bool) -> None:
     """Remove a secret."""
-    found = session.call("secret.rm", {"name": name, "force": force})
-    session.answer(found, f"removed {name}")
+    session.answer(session.call("secret.rm", {"name": name, "force": force}), f"removed {name}")
 
 
 def _show(session: Session, found: dict[str, object], done: str) -> None:

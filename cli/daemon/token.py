@@ -49,8 +49,7 @@ def list_(session: Session) -> None:
 @click.argument("name", metavar="NAME", shell_complete=complete_tokens)
 def remove(session: Session, name: str) -> None:
     """Remove a token, which ends at once."""
-    found = session.call("token.rm", {"name": name})
-    session.answer(found, f"removed {name}")
+    session.answer(session.call("token.rm", {"name": name}), f"removed {name}")
 
 
 @token.define("rotate")

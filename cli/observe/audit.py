@@ -169,8 +169,7 @@ RECORDS = Table(
 @option("--head NUMBER:HASH", "Head that was printed earlier and that the log must contain.")
 def verify(session: Session, head: str | None) -> int:
     """Verify that no record was changed or removed. Prints the head of the chain of hashes."""
-    params = {} if head is None else {"head": head}
-    found = session.call("audit.verify", params, timeout_s=VERIFY_S)
+    found = session.call("audit.verify", {} if head is None else {"head": head}, timeout_s=VERIFY_S)
     is_whole = found.get("ok") is True
     if session.json:
         session.print_json(found)
@@ -180,7 +179,6 @@ def verify(session: Session, head: str | None) -> int:
         session.print(f"head {word(found, 'head')}")
     else:
         wrong = inner(found, "wrong")
-        text = f"record {word(wrong, 'id')} {word(wrong, 'what')}"
-        session.print(session.styled(render.one_line(text), "red"))
+        session.print(session.styled(render.one_line(f"record {word(wrong, 'id')} {word(wrong, 'what')}"), "red"))
         session.print(f"right up to {word(found, 'head')}")
     return 0 if is_whole else 1

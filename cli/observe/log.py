@@ -84,8 +84,7 @@ def logs(
     try:
         with session.connect() as connection:
             # Never as one answer: of lines of megabytes the daemon would have to hold all of them.
-            asked = params if follow else {**params, "follow": False}
-            _follow(session, connection, asked, write)
+            _follow(session, connection, params if follow else {**params, "follow": False}, write)
     except KeyboardInterrupt:
         if not follow:
             raise

@@ -91,8 +91,7 @@ def metrics(session: Session, /, **options: Any) -> None:  # Any: the values of 
     if options["step"] is not None:
         params["step_s"] = options["step"]
     elif not session.json:  # as many rows as a screen has
-        until = params.get("until", now)
-        length_s = float(str(until)) - since
+        length_s = float(str(params.get("until", now))) - since
         params["step_s"] = max(1.0, length_s / ROWS)
     _show_history(session, session.call("metrics.history", params))
 
@@ -147,8 +146,7 @@ def _show_latest(session: Session, params: Record) -> None:
         return
     daemon = inner(document, "daemon")
     found = [*inners(document, "agents"), *inners(document, "mcp_servers"), *([daemon] if daemon else [])]
-    points = [{**inner(each, "last_minute"), **_named(each, "(all)")} for each in found]
-    session.print_records(points, PRESENT)
+    session.print_records([{**inner(each, "last_minute"), **_named(each, "(all)")} for each in found], PRESENT)
 
 
 def _show_top(session: Session, params: Record) -> None:

@@ -108,8 +108,7 @@ def _show_step(session: Session, notification: Notification) -> None:
         return
     parts = (session.at(word(event, "at"), in_note=True), word(event, "agent"), word(event, "version"))
     words = (word(event, "state"), word(event, "step"))
-    line = "  ".join(part for part in (*parts, *words) if part)
-    print(render.one_line(line), file=sys.stderr, flush=True)
+    print(render.one_line("  ".join(part for part in (*parts, *words) if part)), file=sys.stderr, flush=True)
 
 
 def _print(session: Session, record: Record, *, is_wanted: bool = False) -> int:

@@ -82,8 +82,7 @@ def keygen(session: Session, path: str) -> None:
     try:
         public = generate(Path(path))
     except OSError as error:
-        words = f'cannot write a key to "{path}": {(error.strerror or "").lower()}'
-        raise InvalidParams(words, path=path) from error
+        raise InvalidParams(f'cannot write a key to "{path}": {(error.strerror or "").lower()}', path=path) from error
     session.answer({"path": path, "public_key": public}, public)
     session.note('[packages] trusted_keys = ["..."] takes it, with require_signature = true')
 
@@ -123,16 +122,14 @@ def add(session: Session, source: str, sha256: str | None) -> None:
     whole = hashlib.sha256()
     for data in _chunks(source):
         whole.update(data)
-        text = base64.b64encode(data).decode()
-        params = {"data": text, "offset": offset, **({"upload": upload} if upload else {})}
+        params = {"data": base64.b64encode(data).decode(), "offset": offset, **({"upload": upload} if upload else {})}
         upload = session.call("package.upload", params, timeout_s=None)["upload"]
         offset += len(data)
     if upload is None:
         raise InvalidParams(f'cannot add "{source}": it is empty', path=source)
     params = {"upload": upload, "sha256": (sha256 or whole.hexdigest()).lower()}
     found = session.call("package.add", params, timeout_s=None)
-    words = f"added {word(found, 'name')}@{word(found, 'version')}: {word(found, 'digest')}"
-    session.answer(found, words)
+    session.answer(found, f"added {word(found, 'name')}@{word(found, 'version')}: {word(found, 'digest')}")
 
 
 def _chunks(source: str) -> Iterator[bytes]:
@@ -147,8 +144,7 @@ def _chunks(source: str) -> Iterator[bytes]:
     except FileNotFoundError as error:
         raise NotFound(f'cannot add "{source}": there is no such file', path=source) from error
     except OSError as error:
-        words = f'cannot add "{source}": {(error.strerror or "").lower()}'
-        raise InvalidParams(words, path=source) from error
+        raise InvalidParams(f'cannot add "{source}": {(error.strerror or "").lower()}', path=source) from error
 
 
 def _download(url: str) -> Iterator[bytes]:
@@ -163,8 +159,7 @@ def _download(url: str) -> Iterator[bytes]:
             while data := _full(answer):
                 done += len(data)
                 if done > DOWNLOAD_MAX_BYTES:
-                    words = f'cannot add "{url}": it is larger than {DOWNLOAD_MAX_BYTES} bytes'
-                    raise InvalidParams(words, url=url)
+                    raise InvalidParams(f'cannot add "{url}": it is larger than {DOWNLOAD_MAX_BYTES} bytes', url=url)
                 yield data
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", error)
@@ -183,8 +178,7 @@ def _full(answer: IO[bytes]) -> bytes:
 def list_(session: Session, name: str | None) -> None:
     """List the packages of the daemon."""
     found = session.call("package.list", {"name": name})
-    nothing = 'there are no packages; "corral package add" adds one'
-    session.print_list(found, "packages", nothing, PACKAGES)
+    session.print_list(found, "packages", 'there are no packages; "corral package add" adds one', PACKAGES)
 
 
 @package.define("show")
@@ -218,8 +212,7 @@ def _verified(path: str) -> dict[str, object]:
     except FileNotFoundError as error:
         raise NotFound(f'cannot verify "{path}": there is no such file', path=path) from error
     except OSError as error:
-        words = f'cannot verify "{path}": {(error.strerror or "").lower()}'
-        raise InvalidParams(words, path=path) from error
+        raise InvalidParams(f'cannot verify "{path}": {(error.strerror or "").lower()}', path=path) from error
     facts: dict[str, Any] = {"name": found.spec.name, "version": found.spec.version}  # Any: plain values
     return {**facts, "digest": found.digest, "signer": found.signer or None}
 

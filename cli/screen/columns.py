@@ -90,8 +90,7 @@ def _reason(row: Record, _now: float) -> Cell:
 
 def _workers(row: Record, _now: float) -> Cell:
     up, count = number(row, "up"), number(row, "workers") or 0
-    text = f"{'-' if up is None else f'{up:.0f}'}/{count:.0f}"
-    return text, "yellow" if up is not None and 0 < up < count else ""
+    return f"{'-' if up is None else f'{up:.0f}'}/{count:.0f}", "yellow" if up is not None and 0 < up < count else ""
 
 
 HEALTH_COLOURS = {"ok": "green", "degraded": "yellow", "failed": "red"}
@@ -267,5 +266,4 @@ def _least(column: Column, wanted: int) -> int:
 
 def _taken(kept: Sequence[tuple[Column, int]], width: int) -> int:
     """Returns the columns that a line takes at least."""
-    taken = [_least(column, wanted) for column, wanted in kept]
-    return sum(taken) + gap(width) * (len(kept) - 1)
+    return sum([_least(column, wanted) for column, wanted in kept]) + gap(width) * (len(kept) - 1)

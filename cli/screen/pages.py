@@ -269,8 +269,7 @@ def _agent(view: View, snapshot: Snapshot, width: int, room: int, now: float) ->
     shown = Shown([word(each, "id") for each in workers], max(workers_room, 1))
     view = settled(view, shown)
     first = view.place("agent").first
-    seen = workers[first : first + workers_room]
-    table = _table(WORKERS, seen, width, now, None, -1)
+    table = _table(WORKERS, workers[first : first + workers_room], width, now, None, -1)
     lines = [*head, *table.lines]
     if len(workers) > workers_room:
         until = first + workers_room

@@ -128,8 +128,7 @@ def pressed(view: View, key: str, shown: Shown) -> tuple[View, Wish]:
     if view.mode == "filter":
         return _typed(view, key), None
     if view.mode == "confirm":
-        wish = view.asked if key in ("y", "Y") else None
-        return replace(view, mode="keys", asked=None), wish
+        return replace(view, mode="keys", asked=None), view.asked if key in ("y", "Y") else None
     if view.mode == "help":
         return replace(view, mode="keys"), None
     if key in ("q", "Q"):
@@ -177,8 +176,7 @@ def _moved(view: View, key: str, shown: Shown) -> View:
     if key in ("enter", "right") and view.page in LISTS and view.place(view.page).selected:
         page = LISTS[view.page]
         chosen = replace(view.place(view.page), is_chosen=True)
-        places = {**view.places, view.page: chosen, page: Place()}
-        return replace(view, page=page, places=places)
+        return replace(view, page=page, places={**view.places, view.page: chosen, page: Place()})
     if key in ("<", ">", "i"):
         return _sorted_anew(view, key, shown)
     count = len(shown.ids)
@@ -201,8 +199,7 @@ def selected(view: View, index: int, shown: Shown) -> View:
     is_list = view.page in LISTS  # the other pages have no selection, and scroll
     index = min(max(index, 0), max(len(shown.ids) - (1 if is_list else shown.room), 0))
     name = shown.ids[index] if shown.ids else ""
-    first = view.place(view.page).first if is_list else index
-    place = Place(name, index, first, is_chosen=index > 0)
+    place = Place(name, index, view.place(view.page).first if is_list else index, is_chosen=index > 0)
     return settled(replace(view, places={**view.places, view.page: place}), shown)
 
 
@@ -218,8 +215,7 @@ def settled(view: View, shown: Shown) -> View:
         except ValueError:  # it has gone: the one that takes its place
             index = min(index, max(count - 1, 0))
     first = min(max(place.first, index - shown.room + 1), index, max(count - shown.room, 0))
-    name = shown.ids[index] if shown.ids else ""
-    found = Place(name, index, max(first, 0), place.is_chosen)
+    found = Place(shown.ids[index] if shown.ids else "", index, max(first, 0), place.is_chosen)
     return view if found == place else replace(view, places={**view.places, view.page: found})
 
 

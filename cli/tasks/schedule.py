@@ -110,8 +110,7 @@ def add(session: Session, /, **options: Any) -> None:  # Any: the values of the 
     """
     name = options["name"]
     if not options["command"]:
-        words = f'cannot add "{name}": write a command after --'
-        raise InvalidParams(words, key="command", value=None)
+        raise InvalidParams(f'cannot add "{name}": write a command after --', key="command", value=None)
     process = {"working_directory": os.path.abspath(options["cwd"] or ".")}
     if options["user"] is not None:
         process["user"] = options["user"]

@@ -382,8 +382,7 @@ def wait(session: Session, task_ids: tuple[str, ...], timeout_s: float | None) -
     for task_id in task_ids:
         left_s = None if give_up_at is None else max(give_up_at - time.monotonic(), 0.001)
         with session.connect() as connection, TaskProgress(session) as progress:
-            waiting = TaskWait(session, connection, task_id, progress.show)
-            records.append(waiting.until_ended(left_s))
+            records.append(TaskWait(session, connection, task_id, progress.show).until_ended(left_s))
         if not session.json and len(task_ids) > 1:
             session.print_line(f"{task_id} {word(records[-1], 'state')}")
             _print_result(session, records[-1])
@@ -411,8 +410,7 @@ def follow(session: Session, task_id: str, timeout_s: float | None) -> int:
             print(render.one_line(_event_line(session, event)), file=sys.stderr, flush=True)
 
     with session.connect() as connection:
-        following = TaskWait(session, connection, task_id, show_event, "task.follow")
-        record = following.until_ended(timeout_s)
+        record = TaskWait(session, connection, task_id, show_event, "task.follow").until_ended(timeout_s)
     if not session.json:
         return _print_result(session, record)
     session.print_ndjson([record])
@@ -468,16 +466,14 @@ def retry(session: Session, task_ids: tuple[str, ...], dead: bool, agent: str | 
 @select_tasks
 def discard(session: Session, task_ids: tuple[str, ...], dead: bool, agent: str | None) -> None:
     """Remove tasks from the dead letters. Their records stay in the list of tasks."""
-    asked = _selection(task_ids, dead, agent)
-    answers = _in_batches(session, "task.discard", asked)
+    answers = _in_batches(session, "task.discard", _selection(task_ids, dead, agent))
     count = sum(int(number(found, "discarded") or 0) for found in answers)
     session.answer({"discarded": count}, f"{count} discarded")
 
 
 def _selection(task_ids: Sequence[str], dead: bool, agent: str | None) -> dict[str, object]:
     if bool(task_ids) == dead or (agent is not None and not dead):
-        words = "cannot select tasks: give ids, or --dead with or without --agent"
-        raise InvalidParams(words, key="--dead")
+        raise InvalidParams("cannot select tasks: give ids, or --dead with or without --agent", key="--dead")
     if not dead:
         return {"tasks": list(task_ids)}
     # A task that fails again meanwhile is left to the next call.
@@ -490,8 +486,7 @@ def _in_batches(session: Session, method: str, params: dict[str, object]) -> lis
     answers: list[dict[str, object]] = []
     with session.connect() as connection:
         while True:
-            found = connection.call(method, params, timeout_s=ANSWER_S)
-            answers.append(render.as_record(found))
+            answers.append(render.as_record(connection.call(method, params, timeout_s=ANSWER_S)))
             if answers[-1].get("more") is None:
                 return answers
             params["after"] = answers[-1]["more"]

@@ -18,8 +18,7 @@ def print_log(session: Session, task_id: str, count: int, *, follow: bool, utc: 
     params: dict[str, object] = {"task": task_id, "lines": count}
     write = session.print_ndjson if session.json else _writer(session, is_local=not utc)
     if not follow:
-        found = session.call("task.log", params)
-        write(inners(found, "entries"))
+        write(inners(session.call("task.log", params), "entries"))
         return 0
 
     def note(notification: Notification) -> None:

@@ -52,13 +52,11 @@ def _rm(kind: str) -> Callable[..., None]:
 
 def _fill(noun: CommandGroup, kind: str) -> None:
     """Adds the commands that teams and workflows share."""
-    complete = complete_names(f"{kind}.list", f"{kind}s")
-    name = click.argument("name", metavar="NAME", shell_complete=complete)
+    name = click.argument("name", metavar="NAME", shell_complete=complete_names(f"{kind}.list", f"{kind}s"))
     cascade = option("--cascade", f"Also remove everything that requires the {kind}.")
     noun.define("list", help=f"List the {kind}s.")(_list(kind))
     noun.define("show", help=f"Show one {kind} in full.")(name(_show(kind)))
-    forget = f"Remove a {kind}. Its running tasks continue."
-    noun.define("rm", help=forget)(name(cascade(_rm(kind))))
+    noun.define("rm", help=f"Remove a {kind}. Its running tasks continue.")(name(cascade(_rm(kind))))
 
 
 _fill(team, "team")
@@ -92,8 +90,7 @@ def add_team(session: Session, /, **options: Any) -> None:  # Any: the values of
         raise InvalidParams("cannot add a team: give NAME or --file", key="name", value=None)
     if path is not None and spec:
         key = next(iter(spec)).replace("_", "-")
-        text = f"cannot add from {path!r}: --{key} stands beside --file"
-        raise InvalidParams(text, key=f"--{key}", value=None)
+        raise InvalidParams(f"cannot add from {path!r}: --{key} stands beside --file", key=f"--{key}", value=None)
     _add(session, "team", {name: spec} if path is None else _tables("team", path, name))
 
 

@@ -115,8 +115,7 @@ def _spec(found: Target, options: Mapping[str, Any]) -> dict[str, Any]:
     for each in options["variables"]:
         key, equals, value = each.partition("=")
         if not key or (not equals and key not in os.environ):
-            words = f"cannot use --env {each}: no variable of this name is set"
-            raise InvalidParams(words, key="--env", value=each)
+            raise InvalidParams(f"cannot use --env {each}: no variable of this name is set", key="--env", value=each)
         environment[key] = value if equals else os.environ[key]
     spec: dict[str, Any] = {
         "entrypoint": found.entrypoint,

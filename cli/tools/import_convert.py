@@ -188,8 +188,7 @@ class _Entry:
 
     def _take_file(self, path: str, process: Table, environment: dict[str, str]) -> None:
         """Refers to a file of variables if corral reads it the same way, else copies its values."""
-        folder = self._section.project or self._around.home
-        file = os.path.join(folder, self._at_home(path))
+        file = os.path.join(self._section.project or self._around.home, self._at_home(path))
         try:
             with open(file, encoding="utf-8-sig") as opened:
                 lines = [line.removesuffix("\n") for line in opened]
@@ -203,8 +202,7 @@ class _Entry:
             return
         for key, equals, value in pairs:
             if equals:
-                name = key.strip().removeprefix("export ").strip()
-                environment.setdefault(name, _unquoted(value.strip()))
+                environment.setdefault(key.strip().removeprefix("export ").strip(), _unquoted(value.strip()))
         self.notes.append("the values of envFile were copied: it has quotes or spaces, which corral keeps")
 
     # -- over HTTP
@@ -404,8 +402,7 @@ def chosen(
     known = [name for section in sections for name in section.entries]
     for name in (*only, *renames):
         if name not in known:
-            words = f'cannot import "{name}": no file has a server of this name'
-            raise InvalidParams(words, server=name, known=known)
+            raise InvalidParams(f'cannot import "{name}": no file has a server of this name', server=name, known=known)
     for name, new in renames.items():
         if allowed_name(new) != new:
             words = f'cannot import "{name}" as "{new}": corral does not allow the name; use "{allowed_name(new)}"'

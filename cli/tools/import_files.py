@@ -76,8 +76,7 @@ def usual_files(around: Surroundings, folder: str) -> list[tuple[str, str]]:
     found: dict[str, str] = {}
     for client, pattern in USUAL_FILES:
         head, _, rest = pattern.partition("/")
-        root = {"~": around.home, "$CONFIG": config, ".": folder}[head]
-        path = os.path.join(root, rest)
+        path = os.path.join({"~": around.home, "$CONFIG": config, ".": folder}[head], rest)
         if os.path.isfile(path):
             found.setdefault(os.path.realpath(path), client)
     return [(client, path) for path, client in found.items()]
@@ -99,8 +98,7 @@ def read(path: str, home: str) -> list[Section]:
     for holder in (document, as_object(document.get("mcp")) or {}):
         if "servers" in holder:
             inputs = _inputs(holder.get("inputs"))
-            entries = _entries(holder["servers"], file, "servers")
-            sections.append(Section(file, project, entries, inputs))
+            sections.append(Section(file, project, _entries(holder["servers"], file, "servers"), inputs))
     for folder, inner in (as_object(document.get("projects")) or {}).items():
         table = as_object(inner) or {}
         if table.get("mcpServers"):

@@ -38,8 +38,7 @@ complete_tools = complete_names("mcp.tools", "tools")
 @mcp.define("servers")
 def servers(session: Session) -> None:
     """List MCP servers with their state and tools."""
-    found = session.call("mcp.servers", {})
-    entries = session.records(found, "servers", "there are no MCP servers")
+    entries = session.records(session.call("mcp.servers", {}), "servers", "there are no MCP servers")
     if not entries:
         return
     session.print_records(entries, SERVERS)
@@ -102,8 +101,7 @@ TOOLS = Table("NAME ARGUMENTS DESCRIPTION", drop="ARGUMENTS", arguments=_argumen
 def call(session: Session, name: str, pairs: tuple[str, ...], arguments: str | None, timeout_s: float | None) -> int:
     """Call a tool and print its text. Exits 1 if the tool returns an error."""
     if arguments is not None and pairs:
-        words = f'cannot call "{name}": {pairs[0]!r} stands beside --args'
-        raise InvalidParams(words, key="--args", value=pairs[0])
+        raise InvalidParams(f'cannot call "{name}": {pairs[0]!r} stands beside --args', key="--args", value=pairs[0])
     values: object = typed_pairs(
         f'cannot call "{name}"', "arguments", pairs, lambda: inner(_schema(session, name), "properties")
     )

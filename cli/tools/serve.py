@@ -260,8 +260,7 @@ class Relay:
             if link is None and now >= self._try_at:
                 self._connect(now)
             elif link is not None and not link.is_ready and now >= link.deadline:
-                text = f'cannot reach the daemon at "{self._path}": it does not answer'
-                self._lose(Timeout(text, socket=self._path))
+                self._lose(Timeout(f'cannot reach the daemon at "{self._path}": it does not answer', socket=self._path))
             self._take_pending(now)
             if self._end_at is not None and self._is_done(now):
                 return
@@ -364,8 +363,7 @@ class Relay:
         elif _is_id(message["id"]) and isinstance(message["method"], str):
             self._take_request(ClientRequest(message, line))
         else:
-            text = "cannot read the request: its id is no string and no integer"
-            self._fail(None, InvalidRequest(text))
+            self._fail(None, InvalidRequest("cannot read the request: its id is no string and no integer"))
 
     def _take_notification(self, line: bytes, message: Mapping[str, object]) -> None:
         if message["method"] == "notifications/initialized":

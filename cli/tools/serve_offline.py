@@ -61,8 +61,7 @@ def unsupported_version(asked: ClientRequest) -> UnsupportedVersion | None:
     """Returns the refusal of a request of an unknown revision, None for other requests."""
     if not asked.is_modern or asked.version in MODERN_VERSIONS:
         return None
-    text = f'cannot speak MCP revision "{asked.version}"'
-    return UnsupportedVersion(text, supported=list(MODERN_VERSIONS))
+    return UnsupportedVersion(f'cannot speak MCP revision "{asked.version}"', supported=list(MODERN_VERSIONS))
 
 
 def offline_answer(asked: ClientRequest, absence: CorralError) -> dict[str, object] | None:

@@ -233,8 +233,7 @@ def _schema_version(path: Path, connection: sqlite3.Connection) -> int:
     if mark != APPLICATION_ID and (tables or version):
         raise Conflict(_cannot_open(path, "it belongs to another program"), path=str(path))
     if version > SCHEMA_VERSION:
-        reason = f"its schema {version} is newer than {SCHEMA_VERSION}, the newest known here"
-        text = _cannot_open(path, reason)
+        text = _cannot_open(path, f"its schema {version} is newer than {SCHEMA_VERSION}, the newest known here")
         raise Conflict(text, path=str(path), version=version, limit=SCHEMA_VERSION)
     return version
 

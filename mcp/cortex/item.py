@@ -110,8 +110,7 @@ def seal_for(
 ) -> bytes:
     """Computes the digest of an item without its content."""
     times = struct.pack("!dd", created_at, -1.0 if expires_at is None else expires_at)
-    texts = "\0".join((item_id, key or "", namespace, tags, metadata))
-    data = times + texts.encode("utf-8", "surrogateescape")
+    data = times + "\0".join((item_id, key or "", namespace, tags, metadata)).encode("utf-8", "surrogateescape")
     return hashlib.blake2b(data, digest_size=16).digest()
 
 

@@ -234,8 +234,7 @@ class Memory:
 
     def _release_key(self, row: Row) -> None:
         seal = seal_of(row._replace(key=None)) if self._is_whole(row) else b""
-        query = "UPDATE memory SET key = NULL, seal = ? WHERE seq = ?"
-        self._store.connection.execute(query, (seal, row.seq))
+        self._store.connection.execute("UPDATE memory SET key = NULL, seal = ? WHERE seq = ?", (seal, row.seq))
 
     def _archive(self, seq: int, why: str, now: float) -> None:
         self._store.connection.execute(
@@ -395,8 +394,7 @@ class _New(NamedTuple):
 
     def sealed(self, item_id: str) -> dict[str, object]:
         """Returns the parameters of a row with this id, and its seal."""
-        namespace = str(self.parameters["namespace"])
-        facts = (namespace, self.tags, self.metadata, self.now, self.expires_at)
+        facts = (str(self.parameters["namespace"]), self.tags, self.metadata, self.now, self.expires_at)
         return {**self.parameters, "id": item_id, "seal": seal_for(item_id, self.key, *facts)}
 
 

@@ -90,8 +90,7 @@ class Search:
                 break
             with self._store.typed_errors():
                 if ranking is None:
-                    parameters = {**filters, "match": operator.join(terms)}
-                    ranking = self._ranking(parameters, place)
+                    ranking = self._ranking({**filters, "match": operator.join(terms)}, place)
                 found = self._page(ranking, place, limit, now, asked)
             if found.items or found.damaged or cursor is not None:
                 if found.cursor is not None:
@@ -165,8 +164,7 @@ class _Place(NamedTuple):
 
     def cursor(self, asked: bytes) -> str:
         """Encodes the position for `read`; `asked` is the digest of the search."""
-        packed = asked + struct.pack("!dqBI", *self)
-        return base64.urlsafe_b64encode(packed).decode().rstrip("=")
+        return base64.urlsafe_b64encode(asked + struct.pack("!dqBI", *self)).decode().rstrip("=")
 
     @classmethod
     def read(cls, cursor: str, asked: bytes) -> "_Place":
@@ -181,6 +179,5 @@ class _Place(NamedTuple):
             or place.tries > 1
             or place.offset > MAX_OFFSET
         ):
-            words = "cannot search on: the cursor is that of another search"
-            raise InvalidParams(words, field="cursor")
+            raise InvalidParams("cannot search on: the cursor is that of another search", field="cursor")
         return place

@@ -88,8 +88,7 @@ class Server:
     def _initialize(self, params: Mapping[str, object]) -> dict[str, object]:
         asked = params.get("protocolVersion")
         if not isinstance(asked, str):
-            text = "cannot initialize: protocolVersion must be a string"
-            raise InvalidParams(text, field="protocolVersion")
+            raise InvalidParams("cannot initialize: protocolVersion must be a string", field="protocolVersion")
         self._is_legacy = True
         return {
             "protocolVersion": asked if asked in LEGACY_VERSIONS else LEGACY_VERSIONS[-1],
@@ -117,8 +116,7 @@ class Server:
         raw = params.get("arguments")
         arguments: dict[str, object] | None = {} if raw is None else as_object(raw)
         if arguments is None:
-            text = f'cannot call tool "{name}": arguments must be an object'
-            raise InvalidParams(text, field="arguments")
+            raise InvalidParams(f'cannot call tool "{name}": arguments must be an object', field="arguments")
         try:
             check(tool.input_schema, arguments)
             structured = tool.call(self._memory, arguments)
@@ -143,11 +141,9 @@ def _check_envelope(method: str, meta: Mapping[str, object]) -> None:
         raise InvalidParams(text, field="_meta", missing=missing)
     version = meta[_META_VERSION]
     if not isinstance(version, str):
-        text = f'cannot call "{method}": {_META_VERSION} must be a string'
-        raise InvalidParams(text, field=_META_VERSION)
+        raise InvalidParams(f'cannot call "{method}": {_META_VERSION} must be a string', field=_META_VERSION)
     if as_object(meta[_META_CAPABILITIES]) is None:
-        text = f'cannot call "{method}": {_META_CAPABILITIES} must be an object'
-        raise InvalidParams(text, field=_META_CAPABILITIES)
+        raise InvalidParams(f'cannot call "{method}": {_META_CAPABILITIES} must be an object', field=_META_CAPABILITIES)
     if version not in MODERN_VERSIONS:
         text = f'cannot speak MCP "{version}": a request with _meta can have {", ".join(MODERN_VERSIONS)}'
         raise UnsupportedVersion(text, supported=list(MODERN_VERSIONS), requested=version)
@@ -175,8 +171,7 @@ def _answer(server: Server, peer: Peer, request: Request) -> None:
         peer.fail(request.id, error)
     except Exception as defect:  # a defect: the client gets an error, and its next request is served
         sys.excepthook(type(defect), defect, defect.__traceback__)
-        text = f'cannot answer "{request.method}": {type(defect).__name__}, see the log'
-        peer.fail(request.id, InternalError(text))
+        peer.fail(request.id, InternalError(f'cannot answer "{request.method}": {type(defect).__name__}, see the log'))
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -226,8 +221,7 @@ def _options(arguments: Sequence[str]) -> Options | None:
     if named == "" or len(given) + (named is not None) < (len(arguments) - 2) // 2:  # an option was repeated
         return None
     path = default_path(os.environ) if named is None else Path(named)
-    quota = Quota(numbers["--max-items"], numbers["--max-bytes"])
-    return Options(path, quota, numbers["--max-file-bytes"])
+    return Options(path, Quota(numbers["--max-items"], numbers["--max-bytes"]), numbers["--max-file-bytes"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

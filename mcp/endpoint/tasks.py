@@ -71,8 +71,7 @@ class TaskRequests:
         except CorralError as error:
             raise refusal(error, CALL, name, is_modern=False) from error
         if task is None:
-            text = f'cannot call "{name}" as a task: its calls are no tasks'
-            raise MethodNotFound(text, method=CALL, tool=name)
+            raise MethodNotFound(f'cannot call "{name}" as a task: its calls are no tasks', method=CALL, tool=name)
         self._watch(task, caller)
         return {"task": legacy_task(task)}
 
@@ -126,8 +125,7 @@ class TaskRequests:
             return {}
         responses = as_object(params.get("inputResponses"))
         if responses is None:
-            text = f'cannot call "{method}": "inputResponses" is no object'
-            raise InvalidParams(text, key="inputResponses")
+            raise InvalidParams(f'cannot call "{method}": "inputResponses" is no object', key="inputResponses")
         await self._source.answer(task_id, responses, caller)
         return {}
 

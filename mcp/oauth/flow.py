@@ -78,8 +78,7 @@ async def _discover(http: Http, order: Order) -> tuple[str, Endpoints, tuple[str
         found = found or metadata.fallback_endpoints(http.server_url)
         return metadata.canonical(http.server_url), found, (), challenge
     resource = metadata.checked_resource(document, http.server_url)
-    issuers = metadata.strings(document.get("authorization_servers"))
-    issuer = _issuer(issuers, order, http.server_url)
+    issuer = _issuer(metadata.strings(document.get("authorization_servers")), order, http.server_url)
     found = await _endpoints(http, issuer)
     if found is None:
         raise _no_metadata(issuer)
@@ -273,10 +272,9 @@ def chosen_scope(order: Order, challenge: Challenge, supported: tuple[str, ...],
 async def _finish(http: Http, order: Order) -> Grant:
     pending = order.pending
     assert pending is not None, "a login is finished after it was started"
-    code = code_of(order.redirect, pending)
     fields = {
         "grant_type": "authorization_code",
-        "code": code,
+        "code": code_of(order.redirect, pending),
         "redirect_uri": pending.redirect_uri,
         "code_verifier": pending.verifier,
     }
@@ -291,8 +289,7 @@ def code_of(redirect: str, pending: Pending) -> str:
         text = "cannot finish the login: this is not the address to which the browser was sent back"
         raise InvalidParams(text, key="redirect", reason="no-redirect")
     if not secrets.compare_digest(single["state"].encode(), pending.state.encode()):
-        text = "cannot finish the login: the address belongs to another login"
-        raise PermissionDenied(text, reason="state-mismatch")
+        raise PermissionDenied("cannot finish the login: the address belongs to another login", reason="state-mismatch")
     issuer, iss = pending.endpoints.issuer, single.get("iss")
     if iss is None and pending.endpoints.sends_iss:
         text = f'cannot finish the login: the answer does not say that it comes from "{issuer}"'
@@ -303,8 +300,7 @@ def code_of(redirect: str, pending: Pending) -> str:
     if "error" in single:
         raise _denied(f'log in at "{issuer}"', 0, single, "access-denied")
     if not single.get("code"):
-        text = "cannot finish the login: the address has no code"
-        raise InvalidParams(text, key="redirect", reason="no-redirect")
+        raise InvalidParams("cannot finish the login: the address has no code", key="redirect", reason="no-redirect")
     return single["code"]
 
 
@@ -437,8 +433,7 @@ async def _proven(http: Http, url: str, form: Mapping[str, str], headers: Mappin
     """Posts a form with a proof of the key, if there is one; once more where the server wants its nonce in that."""
     if not key:
         return await http.post_form(url, form, headers)
-    first = {**headers, dpop.HEADER: dpop.proof(key, "POST", url, time.time())}
-    reply = await http.post_form(url, form, first)
+    reply = await http.post_form(url, form, {**headers, dpop.HEADER: dpop.proof(key, "POST", url, time.time())})
     nonce = dpop.nonce_of(reply[2])
     if reply[1].get("error") != dpop.USE_NONCE or not nonce:
         return reply

@@ -28,8 +28,7 @@ def main() -> None:
     except CorralError as error:
         result = {"error": error.to_wire()}
     except Exception as error:  # its text could have a secret
-        text = f"cannot log in: {type(error).__name__}"
-        result = {"error": InternalError(text).to_wire()}
+        result = {"error": InternalError(f"cannot log in: {type(error).__name__}").to_wire()}
     sys.stdout.buffer.write(MARK + msgspec.json.encode(result) + b"\n")
     sys.stdout.buffer.flush()
 

@@ -99,8 +99,7 @@ class Directory:
 
     def put(self, server: str, catalogue: Catalogue, denied: Sequence[str] = (), share: Share = "all") -> list[Kind]:
         """Sets the catalogue of a server, its patterns of hidden tools and its share; returns the kinds that changed."""
-        before = self._catalogues.get(server, EMPTY)
-        kinds = before.differs(catalogue)
+        kinds = self._catalogues.get(server, EMPTY).differs(catalogue)
         if tuple(self._denied.get(server, ())) != tuple(denied) and "tools" not in kinds:
             kinds.append("tools")
         if self._shares.get(server, share) != share:
@@ -215,8 +214,7 @@ class Directory:
             return allowed[0], uri
         if fitting and allowed:
             text = f'cannot choose a resource "{uri}": {len(allowed)} servers have one'
-            candidates = [f"{name}{SEPARATOR}{uri}" for name in sorted(allowed)]
-            raise Conflict(text, uri=uri, candidates=candidates)
+            raise Conflict(text, uri=uri, candidates=[f"{name}{SEPARATOR}{uri}" for name in sorted(allowed)])
         if fitting:
             raise _not_allowed("resource", uri)
         visible = [str(each["uri"]) for each in self.offered("resources", access)]
@@ -286,8 +284,7 @@ def _choose(what: str, name: str, own: Mapping[str, str], flags: Mapping[str, bo
         raise Conflict(text, **{what: name}, candidates=candidates)
     if having:
         raise _not_allowed(what, name)
-    visible = [exposed for exposed in own if admits(access, exposed, flags[exposed])]
-    near = near_names(name, visible)
+    near = near_names(name, [exposed for exposed in own if admits(access, exposed, flags[exposed])])
     raise NotFound(f'cannot find {what} "{name}"', **{what: name}, near=near)
 
 

@@ -157,5 +157,4 @@ def allow(allowance: Allowance | None, per_minute: int, now: float) -> tuple[All
 
 def gained(allowance: Allowance, per_minute: int, now: float) -> float:
     """Returns the number of calls that are permitted now."""
-    since_s = max(0.0, now - allowance.at)
-    return min(float(per_minute), allowance.calls + since_s * per_minute / MINUTE_S)
+    return min(float(per_minute), allowance.calls + max(0.0, now - allowance.at) * per_minute / MINUTE_S)

@@ -207,5 +207,4 @@ class Subscribers:
 
 
 def _warn_of(subscription: _Subscription, error: CorralError) -> None:
-    uri = subscription.uri[:200]
-    logger.warning('changes of "%s" are not reported any more: %s', uri, error)
+    logger.warning('changes of "%s" are not reported any more: %s', subscription.uri[:200], error)

@@ -89,8 +89,7 @@ def fields_of(params: Mapping[str, object]) -> list[Field]:
     """Returns the fields of a form, in its order; one of the kind `CONSENT` for a form without any."""
     mode = params.get("mode", "form")
     if mode != "form":
-        text = f"cannot ask in mode {mode!r:.100}: forms are served alone"
-        raise InvalidParams(text, key="mode", value=mode)
+        raise InvalidParams(f"cannot ask in mode {mode!r:.100}: forms are served alone", key="mode", value=mode)
     schema = as_object(params.get("requestedSchema")) or {}
     properties = as_object(schema.get("properties")) or {}
     if len(properties) > FIELDS_MOST:

@@ -40,5 +40,4 @@ async def with_input(
 
 def too_many_rounds(method: str) -> ToolFailed:
     """Returns the error of a request whose server asks again and again."""
-    text = f'cannot finish "{method}": its server asked {MAX_ROUNDS} times for more'
-    return ToolFailed(text, limit=MAX_ROUNDS)
+    return ToolFailed(f'cannot finish "{method}": its server asked {MAX_ROUNDS} times for more', limit=MAX_ROUNDS)

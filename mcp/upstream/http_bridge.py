@@ -238,8 +238,7 @@ class HttpBridge:
             else:
                 await self._deliver(await whole_body(response))
                 if number in self._pending:
-                    text = f"cannot read the answer: {response.status} without one"
-                    raise ToolFailed(text, status=response.status)
+                    raise ToolFailed(f"cannot read the answer: {response.status} without one", status=response.status)
 
     async def _refused(
         self, number: Id, pending: _PendingRequest, response: aiohttp.ClientResponse, line: bytes
@@ -262,11 +261,9 @@ class HttpBridge:
     async def _ask_old(self, pending: _PendingRequest, line: bytes) -> None:
         """Opens the transport of 2024-11-05 for `initialize`; it has no other first request."""
         if pending.method != messages.INITIALIZE:
-            text = f'cannot call "{pending.method}": the server begins with {messages.INITIALIZE}'
-            raise MethodNotFound(text)
+            raise MethodNotFound(f'cannot call "{pending.method}": the server begins with {messages.INITIALIZE}')
         if not await self._open_old(line):
-            text = f"cannot open {self._server.address}: it does not answer a GET with a stream"
-            raise ToolFailed(text)
+            raise ToolFailed(f"cannot open {self._server.address}: it does not answer a GET with a stream")
 
     # -- what is sent
 
@@ -545,9 +542,7 @@ def main() -> None:
         _log(error.message)
         os._exit(2)
     # Not asyncio.run, which would wait for threads in name resolution.
-    loop = asyncio.new_event_loop()
-    status = loop.run_until_complete(serve(url, headers, 0, 1))
-    os._exit(status)
+    os._exit(asyncio.new_event_loop().run_until_complete(serve(url, headers, 0, 1)))
 
 
 if __name__ == "__main__":

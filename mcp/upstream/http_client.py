@@ -49,9 +49,8 @@ class HttpClient:
     async def __aenter__(self) -> Self:
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_S)
         # The caller limits concurrency: open streams must not delay requests.
-        connector = aiohttp.TCPConnector(limit=0, socket_factory=_kept_alive)
         self._http = aiohttp.ClientSession(
-            connector=connector,
+            connector=aiohttp.TCPConnector(limit=0, socket_factory=_kept_alive),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=timeout,
             trust_env=True,
@@ -80,8 +79,7 @@ class HttpClient:
             except ValueError as error:
                 raise ToolFailed(f"cannot follow the redirection of {self.address}") from error
             if origin != self.address:
-                text = f"cannot follow the redirection of {self.address} to {origin}"
-                raise ToolFailed(text, status=response.status)
+                raise ToolFailed(f"cannot follow the redirection of {self.address} to {origin}", status=response.status)
         raise ToolFailed(f"cannot follow more than {MAX_REDIRECTS} redirections of {self.address}")
 
     def error_of(self, response: aiohttp.ClientResponse, body: bytes) -> CorralError:

@@ -81,8 +81,7 @@ class TokenSource:
         """Gets a token in place of a refused one, unless that has happened meanwhile."""
         async with self._lock:
             if self._token == refused:
-                params = {"refused": refused, "status": status, "challenge": challenge}
-                await self._ask(params)
+                await self._ask({"refused": refused, "status": status, "challenge": challenge})
 
     def take(self, message: Mapping[str, object]) -> bool:
         """Takes the client's answer; returns False for an answer to another request."""

@@ -143,8 +143,7 @@ class Flights:
         if flight.step_s is None or flight.call is None:
             return
         step_at = self._loop.time() + flight.step_s
-        deadline = flight.hard_at if flight.asking else min(step_at, flight.hard_at)
-        self._reschedule(flight.call, deadline)
+        self._reschedule(flight.call, flight.hard_at if flight.asking else min(step_at, flight.hard_at))
 
 
 def _notify(listener: Callable[[_T], None], value: _T) -> None:

@@ -244,16 +244,14 @@ class Session:
 
     async def _initialize(self) -> Opened:
         params = messages.initialize_params(self._protocol_version, self._client_version, self._relays)
-        result = await self._ask(messages.INITIALIZE, params, timeout_s=None)
-        opened = messages.read_initialize(result)
+        opened = messages.read_initialize(await self._ask(messages.INITIALIZE, params, timeout_s=None))
         self._channel.notify(messages.INITIALIZED)
         return opened
 
     async def _discover(self, *, timeout_s: float | None) -> Opened:
         version = messages.MODERN_VERSIONS[-1]
         meta = messages.request_meta(None, modern_version=version, client_version=self._client_version, capabilities={})
-        result = await self._ask(messages.DISCOVER, {"_meta": meta}, timeout_s=timeout_s)
-        return messages.read_discover(result)
+        return messages.read_discover(await self._ask(messages.DISCOVER, {"_meta": meta}, timeout_s=timeout_s))
 
     async def _prepare(self, opened: Opened) -> None:
         """Subscribes to changed lists before anything is listed, so that none is missed, and sets the log level."""
@@ -432,8 +430,7 @@ class Session:
         if isinstance(error, Timeout):
             if timeout_s is None:
                 return error  # the connection was closed with it: see open()
-            text = f"cannot wait for {target} longer than {timeout_s:g} s"
-            return Timeout(text, **facts, timeout_s=timeout_s)
+            return Timeout(f"cannot wait for {target} longer than {timeout_s:g} s", **facts, timeout_s=timeout_s)
         if isinstance(error, InvalidParams | Overloaded | ResourceLimitExceeded):
             return type(error)(f"cannot call {target}: {error.message}", **{**error.data, **facts})
         details = dict(error.data)

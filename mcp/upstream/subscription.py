@@ -75,8 +75,7 @@ class Subscriptions:
             raise ToolFailed(f'cannot subscribe to "{key}": the subscription has ended')
         done, _ = await asyncio.wait((stream.honoured,), timeout=timeout_s)
         if not done:
-            text = f'cannot subscribe to "{key}": not acknowledged within {timeout_s:g} s'
-            raise Timeout(text, timeout_s=timeout_s)
+            raise Timeout(f'cannot subscribe to "{key}": not acknowledged within {timeout_s:g} s', timeout_s=timeout_s)
         honoured = stream.honoured.result()
         if isinstance(honoured, CorralError):
             raise honoured

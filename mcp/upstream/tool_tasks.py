@@ -170,8 +170,7 @@ class _ToolTask:
         wanted = as_object(task.get("inputRequests")) or {}
         methods = {str((as_object(each) or {}).get("method")) for each in wanted.values()}
         if not wanted or not all(self._can_answer(each) for each in methods):
-            text = "its task asks for input that the caller cannot give"
-            raise self._failed(text, wants=sorted(methods))
+            raise self._failed("its task asks for input that the caller cannot give", wants=sorted(methods))
         state = f"{STATE}{self._signature()}:{self._id}"
         return {"resultType": "input_required", "inputRequests": wanted, "requestState": state}
 
@@ -230,8 +229,7 @@ class _ToolTask:
         caller = self._caller
         if not self._is_modern:
             return caller
-        capabilities = {**caller.capabilities, "extensions": {TASKS_EXTENSION: {}}}
-        return replace(caller, capabilities=capabilities)
+        return replace(caller, capabilities={**caller.capabilities, "extensions": {TASKS_EXTENSION: {}}})
 
     async def _pause(self, task: Mapping[str, object]) -> None:
         given = task.get("pollIntervalMs" if self._is_modern else "pollInterval")

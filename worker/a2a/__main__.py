@@ -81,8 +81,7 @@ class Runner:
         interface = await self._remote.interface(task)
         remote.state = ""
         if not interface.streams:
-            settings = {"returnImmediately": True}
-            params = {"message": message, "configuration": settings}
+            params = {"message": message, "configuration": {"returnImmediately": True}}
             await self._take(task, remote, await self._remote.call(task, "SendMessage", params))
             return
         params = {"message": message}
@@ -100,8 +99,7 @@ class Runner:
         streams = not remote.is_over and (await self._remote.interface(task)).streams
         while not remote.is_over:
             if not remote.id:
-                text = f"cannot follow a task at {self._remote.target.address}: it has no id"
-                raise TaskFailed(text)
+                raise TaskFailed(f"cannot follow a task at {self._remote.target.address}: it has no id")
             await asyncio.sleep(pause_s)
             pause_s = min(1.5 * pause_s, POLL_S[1])
             if streams and (streams := await self._followed_again(task, remote)):

@@ -95,8 +95,7 @@ def interface_of(card: Json, given: URL) -> Interface:
         except ValueError:
             continue
         if url.scheme not in ("http", "https") or url.origin() != given.origin():
-            text = f"cannot use the agent at {address}: its card leads to another host, {url}"
-            raise TaskFailed(text, url=str(url))
+            raise TaskFailed(f"cannot use the agent at {address}: its card leads to another host, {url}", url=str(url))
         capabilities = card.get("capabilities")
         streams = isinstance(capabilities, Mapping) and capabilities.get("streaming") is True
         return Interface(url, streams, binding)

@@ -30,8 +30,7 @@ def main(argv: list[str]) -> int:
     except ValueError as error:
         log_line(f"corral: cannot start: {PERMISSIONS_VARIABLE}: {error}")
         return 2
-    bridge = Bridge(argv, os.environ, permissions, auth_method, has_tools=has_tools)
-    return runtime.run(bridge.hooks)
+    return runtime.run(Bridge(argv, os.environ, permissions, auth_method, has_tools=has_tools).hooks)
 
 
 if __name__ == "__main__":

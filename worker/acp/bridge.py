@@ -156,9 +156,7 @@ class Bridge:
             await sending
             if (failure := content.error_of(answer, turn.last_message)) is not None:
                 raise failure
-            others = turn.others
-            message = turn.last_message
-            return content.output_of(message, others, task.output_format)
+            return content.output_of(turn.last_message, turn.others, task.output_format)
         finally:
             sending.cancel()
             self._sessions.end(session, task, message)
@@ -205,8 +203,7 @@ class Bridge:
         """Returns the response to a request of the agent."""
         served = self._served.get(request.method)
         if served is None:
-            text = f'cannot call "{request.method}": corral does not offer it'
-            raise MethodNotFound(text, method=request.method)
+            raise MethodNotFound(f'cannot call "{request.method}": corral does not offer it', method=request.method)
         session_id = request.params.get("sessionId")
         session = None if self._sessions is None else self._sessions.get(session_id)
         if session is None:

@@ -106,8 +106,7 @@ def _path(params: Mapping[str, object], folder: str, verb: str) -> str:
     """Returns the real path of a request, which is within the working directory."""
     path = params.get("path")
     if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
-        text = f"cannot {verb} a file: its path {path!r:.200} is not absolute"
-        raise InvalidParams(text, key="path", value=path)
+        raise InvalidParams(f"cannot {verb} a file: its path {path!r:.200} is not absolute", key="path", value=path)
     real, root = os.path.realpath(path), os.path.realpath(folder)
     if os.path.commonpath([real, root]) != root:
         text = f'cannot {verb} "{path}": it is outside of the working directory "{folder}"'

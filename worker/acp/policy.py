@@ -168,12 +168,11 @@ def question_of(action: Action) -> str:
 
 def detail_of(action: Action, options: Iterable[Option]) -> dict[str, object]:
     """Returns what a question is about, as JSON of a bounded size: the text of what is too long is cut."""
-    offered = [{"name": each.name[:OPTION_CHARS], "kind": each.kind} for each in options]
     found: dict[str, object] = {
         "kind": action.kind,
         "tool": action.tool,
         "title": action.title[:QUESTION_CHARS],
-        "options": offered[:OPTIONS_MOST],
+        "options": [{"name": each.name[:OPTION_CHARS], "kind": each.kind} for each in options][:OPTIONS_MOST],
     }
     left = DETAIL_BYTES
     for key, name in (("rawInput", "input"), ("locations", "locations"), ("content", "content")):

@@ -60,8 +60,7 @@ class AgentProcess:
             os.close(read_fd)
             os.close(write_fd)
             reason = getattr(error, "strerror", None) or str(error)
-            text = f'cannot run "{self._argv[0]}": {reason}'
-            raise SpawnFailed(text, result="exec-failed", reason=reason) from None
+            raise SpawnFailed(f'cannot run "{self._argv[0]}": {reason}', result="exec-failed", reason=reason) from None
         finally:
             os.close(its_stdin)
             os.close(its_stdout)

@@ -145,8 +145,7 @@ class Terminals:
         except (OSError, ValueError) as error:
             os.close(read_fd)
             reason = getattr(error, "strerror", None) or str(error)
-            text = f'cannot run "{command}": {reason}'
-            raise SpawnFailed(text, result="exec-failed", reason=reason) from None
+            raise SpawnFailed(f'cannot run "{command}": {reason}', result="exec-failed", reason=reason) from None
         finally:
             os.close(write_fd)
         self._last += 1
@@ -171,8 +170,7 @@ class Terminals:
 
     def release(self, params: Mapping[str, object]) -> dict[str, object]:
         """Kills a command, and forgets it."""
-        terminal = self._of(params)
-        terminal.release()
+        self._of(params).release()
         del self._open[str(params["terminalId"])]
         return {}
 

@@ -64,8 +64,7 @@ class ToolServer:
         """Begins to listen."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(f"\0{self._address}")
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(self._connection, sock=listener)
+        self._server = await asyncio.get_running_loop().create_unix_server(self._connection, sock=listener)
 
     def close(self) -> None:
         """Ends all connections."""
@@ -179,8 +178,7 @@ class _Tools:
         name = params.get("name")
         if method != CALL or not isinstance(name, str):
             raise NotFound(f'cannot serve "{method}": corral gives an ACP agent tools alone')
-        arguments = as_object(params.get("arguments")) or {}
-        return as_object(await self._calls.call(name, arguments)) or {}
+        return as_object(await self._calls.call(name, as_object(params.get("arguments")) or {})) or {}
 
     async def subscribe(self, uri: str, _on_updated: Callable[[str], None]) -> Callable[[], None]:
         """Refuses: there are no resources."""

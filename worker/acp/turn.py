@@ -117,8 +117,7 @@ class Turn:
             return
         done = sum(each.get("status") == "completed" for each in found)
         now = next((each for each in found if each.get("status") == "in_progress"), found[-1])
-        words = str(now.get("content") or "")[:TITLE_CHARS]
-        self._report(_Report("progress", words, done=done, total=len(found)))
+        self._report(_Report("progress", str(now.get("content") or "")[:TITLE_CHARS], done=done, total=len(found)))
 
     def _tool(self, update: Mapping[str, object]) -> None:
         call = str(update.get("toolCallId"))

@@ -42,8 +42,7 @@ def handler_of(found: Any, options: Mapping[str, Json], tools_of: ToolsOf) -> Ca
         tools = [native_tool(each) for each in await tools_of(task)]
         agent = found.deep_copy(update={"tools": [*(found.tools or ()), *tools]})
         asked = Message(role="user", content=prompt_of(task))
-        before = [] if found.db is not None else earlier(task, FRAMEWORK)
-        messages = [*map(_message, before), asked]
+        messages = [*map(_message, [] if found.db is not None else earlier(task, FRAMEWORK)), asked]
         given = {"session_id": task.session, **options}
         if is_streamed(task):
             result = await _streamed(task, agent, messages, given)

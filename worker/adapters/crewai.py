@@ -36,8 +36,7 @@ def native_tool(tool: PoolTool, bridge: ThreadBridge) -> Any:
 
     class PooledTool(base):  # type: ignore[misc]  # a class of the framework
         def _run(self, **arguments: Json) -> str:
-            given = {key: value for key, value in arguments.items() if value is not None}
-            return bridge.wait(answer(given))
+            return bridge.wait(answer({key: value for key, value in arguments.items() if value is not None}))
 
     return PooledTool(name=tool.name, description=tool.description, args_schema=_arguments(tool.schema))
 
@@ -54,8 +53,7 @@ def handler_of(found: Any, options: Mapping[str, Json], tools_of: ToolsOf) -> Ca
         for work in copied.tasks:  # which may have copies of its agent's tools
             if work.tools:
                 work.tools = [*work.tools, *tools]
-        inputs = {**_inputs(task), **options.get("inputs", {})}
-        given = {**options, "inputs": inputs}
+        given = {**options, "inputs": {**_inputs(task), **options.get("inputs", {})}}
         end = await run_in_thread(lambda: copied.kickoff(**given), bridge.cancel)
         if end.token_usage is not None:
             task.usage(tokens=end.token_usage.total_tokens)

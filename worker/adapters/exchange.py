@@ -105,8 +105,7 @@ def earlier(task: Task, framework: str) -> list[Entry]:
         Entry(str(each.get("role")), str(each.get("content")), copy.deepcopy(each.get(framework)))
         for each in (task.memory.history if task.session is not None else ())
     ]
-    first = next((at for at, each in enumerate(entries) if each.role == "user"), len(entries))
-    return entries[first:]
+    return entries[next((at for at, each in enumerate(entries) if each.role == "user"), len(entries)) :]
 
 
 def remember(task: Task, framework: str, entries: Iterable[Entry], *, anew: bool = False) -> None:

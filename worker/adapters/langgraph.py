@@ -131,16 +131,14 @@ class _Run:
 
     def _input_keys(self) -> set[str]:
         """Returns the names of the fields of the graph's input; none for a graph of a function."""
-        schema = self._graph.get_input_jsonschema()
-        return set(schema.get("properties", {}))
+        return set(self._graph.get_input_jsonschema().get("properties", {}))
 
     async def _until_its_end(self, given: Any) -> Any:
         while True:
             end, interrupts = await self._stream(given)
             if not interrupts:
                 return end
-            answers = {each.id: await self._ask(each) for each in interrupts}
-            given = Command(resume=answers)
+            given = Command(resume={each.id: await self._ask(each) for each in interrupts})
 
     async def _stream(self, given: Any) -> tuple[Any, Sequence[Interrupt]]:
         modes = ["values", "messages"] if is_streamed(self._task) else ["values"]

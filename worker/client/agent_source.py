@@ -64,8 +64,7 @@ def _of_object(agent: object, spec: Mapping[str, object]) -> tuple[str, dict[str
         raise _unusable(agent, reason)
     found = _attribute_of(agent, made_in)
     if found is None:
-        reason = "it is no attribute of a module: make it at the top of a file, not in a function"
-        raise _unusable(agent, reason)
+        raise _unusable(agent, "it is no attribute of a module: make it at the top of a file, not in a function")
     module, attribute = found
     file, name = getattr(module, "__file__", None), module.__name__
     if file is None or not Path(file).is_file():

@@ -112,8 +112,7 @@ class Embedded:
             return this
 
     async def _until_ready(self, ready: sockets.socket, timeout_s: float) -> None:
-        loop = asyncio.get_running_loop()
-        notified = asyncio.ensure_future(loop.sock_recv(ready, 256))
+        notified = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(ready, 256))
         ended = asyncio.ensure_future(self._process.wait())
         try:
             await asyncio.wait({notified, ended}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -190,8 +189,7 @@ def _config_file(folder: Path, config: Config | None) -> Path:
         tables["process"] = {**process, "working_directory": os.getcwd()}
     file = folder / "corral.toml"
     file.touch(mode=0o600)
-    lines = [f"{_key(key)} = {_toml(value, key)}\n" for key, value in tables.items()]
-    file.write_text("".join(lines), "utf-8")
+    file.write_text("".join([f"{_key(key)} = {_toml(value, key)}\n" for key, value in tables.items()]), "utf-8")
     return file
 
 

@@ -429,8 +429,7 @@ class ExecStream(CallStream):
             CorralError: it no longer reads its input, or has ended.
         """
         for start in range(0, len(data), 32 * 1024):
-            piece = data[start : start + 32 * 1024]
-            await self._send(data=base64.b64encode(piece).decode())
+            await self._send(data=base64.b64encode(data[start : start + 32 * 1024]).decode())
 
     async def end_input(self) -> None:
         """Ends its input: it reads the end of the file."""

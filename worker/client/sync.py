@@ -140,8 +140,7 @@ class Client:
             until = None if timeout_s is None else time.monotonic() + timeout_s
             while not self._notifications:
                 if until is not None and time.monotonic() >= until:
-                    text = f"cannot wait for a notification longer than {timeout_s:g} s"
-                    raise Timeout(text, timeout_s=timeout_s)
+                    raise Timeout(f"cannot wait for a notification longer than {timeout_s:g} s", timeout_s=timeout_s)
                 for event in self._receive(until):
                     if isinstance(event, Notification):
                         self._keep(event)
@@ -223,8 +222,7 @@ class Client:
         if ended := self._peer.expire(now):
             self._send()
             return list(ended)
-        ends = [each for each in (self._peer.deadline, until) if each is not None]
-        deadline = min(ends, default=None)
+        deadline = min([each for each in (self._peer.deadline, until) if each is not None], default=None)
         try:
             self._socket.settimeout(None if deadline is None else max(deadline - now, 0.001))
             data = self._socket.recv(RECEIVE_BYTES)
@@ -237,16 +235,14 @@ class Client:
         events = self._peer.finish()
         if any(not isinstance(event, Foreign) for event in events):
             return events  # a last line without its newline is a line; half of one is not
-        text = "the daemon closed the connection"
-        raise _unreachable(self.path, "closed", text)
+        raise _unreachable(self.path, "closed", "the daemon closed the connection")
 
     def _send(self) -> None:
         try:
             self._socket.settimeout(SEND_TIMEOUT_S)
             self._socket.sendall(self._peer.take())
         except TimeoutError as error:
-            text = f"the daemon did not read for {SEND_TIMEOUT_S:.0f} s"
-            raise _unreachable(self.path, "closed", text) from error
+            raise _unreachable(self.path, "closed", f"the daemon did not read for {SEND_TIMEOUT_S:.0f} s") from error
         except OSError as error:
             raise _unreachable(self.path, "closed", _error_text(error)) from error
         except BaseException:
@@ -336,5 +332,4 @@ def _error_text(error: OSError) -> str:
 
 
 def _unreachable(path: str, reason: str, text: str, **data: object) -> Unreachable:
-    message = f'cannot reach the daemon at "{path}": {text}'
-    return Unreachable(message, socket=path, reason=reason, **data)
+    return Unreachable(f'cannot reach the daemon at "{path}": {text}', socket=path, reason=reason, **data)

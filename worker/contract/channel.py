@@ -289,8 +289,7 @@ class Channel(asyncio.Protocol):
         answer: asyncio.Future[object] | None = None,
     ) -> Call:
         """Queues a request without waiting, where `can_send` is True; `answer` is a future of the caller's for it."""
-        deadline = None if timeout_s is None else self._loop.time() + timeout_s
-        return self._start(method, params, deadline, answer)
+        return self._start(method, params, None if timeout_s is None else self._loop.time() + timeout_s, answer)
 
     def _start(
         self,
@@ -521,8 +520,7 @@ class Channel(asyncio.Protocol):
         except CorralError as error:
             self.peer.fail(request.id, error)
         except asyncio.CancelledError as reason:
-            text = f'cannot finish "{request.method}": cancelled'
-            self.peer.fail(request.id, Cancelled(text, reason=str(reason)))
+            self.peer.fail(request.id, Cancelled(f'cannot finish "{request.method}": cancelled', reason=str(reason)))
         except Exception as error:  # the outermost frame of this request: a defect of this program
             logger.exception("%s from %s failed", request.method, self.name)
             self.peer.fail(request.id, InternalError(f'cannot answer "{request.method}": {error!r}'))

@@ -38,8 +38,7 @@ class CorralError(Exception):
         """Returns the line of each mistake, where `data["errors"]` has several; else the message alone."""
         errors = self.data.get("errors")
         found = cast("list[object]", errors) if isinstance(errors, list) else []
-        lines = [str(fields["message"]) for each in found if (fields := _as_object(each))]
-        return lines or [self.message]
+        return [str(fields["message"]) for each in found if (fields := _as_object(each))] or [self.message]
 
     def to_wire(self) -> dict[str, object]:
         """Returns the JSON-RPC error object: `{"code", "message", "data"}`."""

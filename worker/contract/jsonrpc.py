@@ -303,8 +303,7 @@ class Peer:
     def _read_response(self, line: bytes, message: dict[str, object], events: list[Event]) -> None:
         refusal = message.get("error")
         if refusal is None and "result" not in message:
-            reason = "cannot read the message: no method, no result and no error"
-            self._refuse(line, InvalidRequest(reason), events)
+            self._refuse(line, InvalidRequest("cannot read the message: no method, no result and no error"), events)
             return
         request_id = _id(message.get("id"))
         entry = None if request_id is None else self._in_flight.pop(request_id, None)
@@ -329,8 +328,7 @@ class Peer:
         head = bytes(line[: self._head_bytes])
         self._skipped_bytes = len(line) - len(head)
         limit = self._max_message_bytes
-        text = f"cannot take a message of more than {limit} bytes"
-        error = ResourceLimitExceeded(text, limit="message", value=limit)
+        error = ResourceLimitExceeded(f"cannot take a message of more than {limit} bytes", limit="message", value=limit)
         if not self._is_like_message(head):
             self._refuse(head, error, events)  # a log line, which concerns no request
             return

@@ -26,8 +26,7 @@ def size_of(part: object) -> int:
     try:
         size = len(codec.encode(part))
     except (TypeError, ValueError) as error:
-        text = f"cannot stream a {type(part).__name__}: {error}"
-        raise InvalidParams(text, key="part") from error
+        raise InvalidParams(f"cannot stream a {type(part).__name__}: {error}", key="part") from error
     if size > MAX_PART_BYTES:
         text = f"cannot stream a part of {size} bytes: the limit is {MAX_PART_BYTES}"
         raise ResourceLimitExceeded(text, limit="part", value=MAX_PART_BYTES, size_bytes=size)

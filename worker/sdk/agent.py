@@ -209,8 +209,7 @@ class Agent:
             CorralError: as Task.tool.
         """
         calls = self._running(f'call "{name}"').calls
-        given = {**(arguments or {}), **keywords}
-        return await call_tool(calls, name, given, task=None, check=check)
+        return await call_tool(calls, name, {**(arguments or {}), **keywords}, task=None, check=check)
 
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine on the worker's loop and returns its result: for `def` hooks and other threads.

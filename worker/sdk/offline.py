@@ -69,8 +69,7 @@ async def _run(hooks: Hooks, request: dict[str, Json], config: Json, calls: "_An
         assert hooks.task is not None, "the caller has checked it"
         handler = handler_of(hooks.task)
         if is_async(handler):
-            work = handler(Task(start, request, calls, memory))
-            output = await cast("Awaitable[object]", work)
+            output = await cast("Awaitable[object]", handler(Task(start, request, calls, memory)))
         else:
             task = SyncTask(start, request, calls, memory, bridge)
             output = await run_in_thread(partial(handler, task), bridge.cancel)
@@ -100,8 +99,7 @@ class _Answers:
     async def request(self, method: str, params: Mapping[str, Any], /) -> object:
         """Returns the answer to a request."""
         if method == "tools/list":
-            schema = {"type": "object", "properties": {}}
-            facts = {"description": "", "input_schema": schema, "annotations": {}}
+            facts = {"description": "", "input_schema": {"type": "object", "properties": {}}, "annotations": {}}
             return {"tools": [{"name": name, **facts} for name in self._tools]}
         if method == "tools/call":
             name = params["name"]
@@ -139,8 +137,7 @@ class _Answers:
 
     async def _answer(self, kind: str, name: str, known: Answers, given: object) -> object:
         if name not in known:
-            words = f'cannot find {kind} "{name}": give the test {kind}s={{"{name}": RESULT}}'
-            raise NotFound(words, name=name)
+            raise NotFound(f'cannot find {kind} "{name}": give the test {kind}s={{"{name}": RESULT}}', name=name)
         found = known[name]
         if callable(found):
             found = cast("Callable[[object], object]", found)(given)

@@ -268,8 +268,7 @@ class Worker:
         """
         method = self._methods.get(request.method)
         if method is None:
-            text = f'cannot call "{request.method}": a worker has no such method'
-            raise MethodNotFound(text, method=request.method)
+            raise MethodNotFound(f'cannot call "{request.method}": a worker has no such method', method=request.method)
         return method(request.params)
 
     def _on_notification(self, notification: Notification) -> None:
@@ -496,8 +495,7 @@ def _start_of(params: dict[str, Json]) -> Start:
         raise InvalidParams(text, key="protocolVersion", value=version, known=[PROTOCOL_VERSION])
     interval_s = params.get("heartbeat_interval_s", 5.0)
     if not isinstance(interval_s, int | float) or interval_s <= 0:
-        text = f"cannot beat every {interval_s!r} seconds"
-        raise InvalidParams(text, key="heartbeat_interval_s", value=interval_s)
+        raise InvalidParams(f"cannot beat every {interval_s!r} seconds", key="heartbeat_interval_s", value=interval_s)
     return Start(
         agent=str(params.get("agent") or ""),
         worker=str(params.get("worker") or ""),

@@ -208,13 +208,11 @@ class Task(TaskRequest):
             PermissionDenied: this agent or this task may not use it.
             ResourceLimitExceeded: the task has used up its tool calls.
         """
-        given = {**(arguments or {}), **keywords}
-        return await call_tool(self._calls, name, given, task=self.id, check=check)
+        return await call_tool(self._calls, name, {**(arguments or {}), **keywords}, task=self.id, check=check)
 
     async def tools(self) -> list[dict[str, Json]]:
         """Returns the tools that this agent may call: name, server, tool, description, input_schema, annotations."""
-        answer = await self._calls.request("tools/list", {"task": self.id})
-        return objects_of(answer, "tools")
+        return objects_of(await self._calls.request("tools/list", {"task": self.id}), "tools")
 
     async def delegate(
         self,
@@ -273,8 +271,7 @@ class Task(TaskRequest):
         """
         named = (agent is not None) + (capability is not None)
         if named > 1 or not (named or required_capabilities):
-            text = "cannot delegate: give either an agent or a capability"
-            raise InvalidParams(text, key="agent")
+            raise InvalidParams("cannot delegate: give either an agent or a capability", key="agent")
         params = _with(
             {"task": self.id, "objective": objective},
             agent=agent,
@@ -425,8 +422,7 @@ class Task(TaskRequest):
     ) -> list[dict[str, Json]]:
         """Returns stored keys and values that contain the words of the query, the best first."""
         params = _with({"query": query}, limit=limit, session=session)
-        answer = await self._calls.request("memory/search", params)
-        return objects_of(answer, "items")
+        return objects_of(await self._calls.request("memory/search", params), "items")
 
     async def save_checkpoint(self, data: Json) -> str:
         """Saves a checkpoint, which the next attempt of this task finds in `task.checkpoint`.
@@ -442,13 +438,11 @@ class Task(TaskRequest):
 
         It is sent when this returns; await the result to know that the daemon has accepted it.
         """
-        coroutine = publish_event(self._calls, type, data)
-        return self._calls.start(coroutine, f'cannot publish event "{type}"')
+        return self._calls.start(publish_event(self._calls, type, data), f'cannot publish event "{type}"')
 
     def usage(self, tokens: int = 0, cost_cents: float = 0.0) -> None:
         """Adds to the cost of this task; its record shows the sum."""
-        params = {"tokens": tokens, "cost_cents": cost_cents, "task": self.id}
-        self._calls.notify("usage", params)
+        self._calls.notify("usage", {"tokens": tokens, "cost_cents": cost_cents, "task": self.id})
 
     def beat(self) -> None:
         """Sends a heartbeat of the handler itself, for agents with `stall_timeout`."""
@@ -456,8 +450,7 @@ class Task(TaskRequest):
 
     def log(self, message: str, /, level: str = "info", **fields: Json) -> None:
         """Writes a log record with fields; plain text may be printed instead."""
-        params = {"level": level, "message": message, "fields": fields, "task": self.id}
-        self._calls.notify("log", params)
+        self._calls.notify("log", {"level": level, "message": message, "fields": fields, "task": self.id})
 
 
 def _blocking(
@@ -517,8 +510,7 @@ class SyncTask(TaskRequest):
 
     def delegate_stream(self, agent: str | None = None, objective: str = "", **options: Json) -> "SyncDelegateStream":
         """Delegates work and reads what the other handler streams: `for part in …`; see Task.delegate_stream."""
-        stream = self._task.delegate_stream(agent, objective, **options)
-        return SyncDelegateStream(stream, self._bridge)
+        return SyncDelegateStream(self._task.delegate_stream(agent, objective, **options), self._bridge)
 
     def publish(self, type: str, data: Json = None) -> None:  # noqa: A002  its wire name
         """Publishes an event, and returns when the daemon has accepted it; see Task.publish."""

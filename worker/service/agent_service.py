@@ -120,8 +120,7 @@ class AgentService:
     async def __aenter__(self) -> Self:
         host = f"[{self._host}]" if ":" in self._host else self._host
         table = {**self._table, "http": f"{host}:{self._port}", "http_auth": self._auth}
-        config = {"agents": {self.name: table}}
-        embedded = await Embedded.start(config, self._state_dir, START_S)
+        embedded = await Embedded.start({"agents": {self.name: table}}, self._state_dir, START_S)
         runtime = AgentRuntime(embedded.socket, embedded)
         try:
             await runtime.call("agent.start", names=[self.name])

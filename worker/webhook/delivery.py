@@ -110,8 +110,7 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes, address: str,
         reason += f": {words}"
     text = f"cannot run the task at {address}: {reason}"
     if status in (http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE):
-        after_s = retry_after_s(headers.get("Retry-After", ""), now)
-        return Overloaded(text, status=status, retry_after_s=after_s)
+        return Overloaded(text, status=status, retry_after_s=retry_after_s(headers.get("Retry-After", ""), now))
     return TaskFailed(text, status=status, body=words)
 
 

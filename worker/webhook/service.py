@@ -75,8 +75,7 @@ def unreachable(error: Exception, address: str, worker: str) -> WorkerFailed:
     reason = str(error) or type(error).__name__
     unsent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
     verb = "reach" if unsent else "get a response of"
-    text = f"cannot {verb} {address}: {reason}"
-    return WorkerFailed(text, worker=worker, result="unreachable", sent=not unsent)
+    return WorkerFailed(f"cannot {verb} {address}: {reason}", worker=worker, result="unreachable", sent=not unsent)
 
 
 async def whole_body(response: aiohttp.ClientResponse, task: str) -> bytes:

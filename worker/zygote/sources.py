@@ -95,8 +95,7 @@ class Sources:
             is_own = not is_installed(path)
             if is_own:
                 self._watch(path)  # first, so that a write from now on is noticed
-            compiled = self._compiled.get(path)
-            source = _Source(path, is_own=is_own, compiled=compiled, since_ns=self._started_ns)
+            source = _Source(path, is_own=is_own, compiled=self._compiled.get(path), since_ns=self._started_ns)
             self._sources[path] = source
             if is_own and source.stamp is None:
                 self._suspect([path])

@@ -134,8 +134,7 @@ class CheckpointSaver:
 
     def _put_off(self, supervisor: WorkerSupervisor) -> None:
         factor = random.uniform(1 - JITTER, 1 + JITTER)
-        interval_s = supervisor.spec.recovery.checkpoint_interval
-        self._due[supervisor.id] = self._loop.time() + interval_s * factor
+        self._due[supervisor.id] = self._loop.time() + supervisor.spec.recovery.checkpoint_interval * factor
 
     async def _save_by_itself(self, supervisor: WorkerSupervisor) -> None:
         incarnation = supervisor.worker.incarnation

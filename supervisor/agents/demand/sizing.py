@@ -167,8 +167,7 @@ def _more(scaling: Scaling, bounds: Bounds, load: Load, now: float) -> tuple[Sca
     more = int(min(lacking, max(load.instances, 1), bounds.maximum - load.instances, load.room))
     tasks = "task has" if load.ready == 1 else "tasks have"
     reason = f"{load.ready} {tasks} waited for {now - since:.1f} s without a free worker"
-    stepped = replace(scaling, starved_since=now, stepped_at=now)
-    return stepped, Decision(load.instances + more, reason)
+    return replace(scaling, starved_since=now, stepped_at=now), Decision(load.instances + more, reason)
 
 
 def _less(scaling: Scaling, bounds: Bounds, load: Load) -> Decision | None:

@@ -152,8 +152,7 @@ class Installer:
         on_step: Callable[[str], None],
     ) -> Installation:
         on_step("resolve")
-        folders = self.environments.folders
-        scratch = await asyncio.to_thread(folders.begin, f"{RESOLVING}-{next(self._numbers)}")
+        scratch = await asyncio.to_thread(self.environments.folders.begin, f"{RESOLVING}-{next(self._numbers)}")
         try:
             wanted, result = scratch / REQUIREMENTS, scratch / RESULT
             wanted.write_text("".join(f"{each}\n" for each in dependencies.python), "utf-8")
@@ -190,8 +189,7 @@ class Installer:
         """Returns the lock of requirements: exact versions with their hashes."""
         what = "resolve the dependencies"
         argv = resolve(setting.tool, base, str(wanted), str(result))
-        place = setting.place(result, str(wanted), os.path.dirname(base))
-        outcome = await runner.run(what, argv, place)
+        outcome = await runner.run(what, argv, setting.place(result, str(wanted), os.path.dirname(base)))
         if not outcome.is_success:
             raise failure(what, runner.spec.name, outcome, Conflict)
         try:

@@ -69,8 +69,7 @@ class Integrity:
     def problem(self, folder: str) -> str:
         """Returns which file of an installed version has changed; "" if none has."""
         try:
-            text = (Path(folder).parent / SUMS).read_bytes()
-            sums = msgspec.json.decode(text, type=dict[str, str])
+            sums = msgspec.json.decode((Path(folder).parent / SUMS).read_bytes(), type=dict[str, str])
         except (OSError, msgspec.MsgspecError) as error:
             return f"the list of its files cannot be read: {error}"
         for name, wanted in sums.items():

@@ -94,8 +94,7 @@ class Records:
         """Keeps a record, durably, and publishes it; the oldest of its agent go beyond the bound."""
         statements = [_put(record)]
         if lock:
-            sql = "UPDATE deployment SET lock = ? WHERE number = ?"
-            statements.append((sql, (lock, record.deployment)))
+            statements.append(("UPDATE deployment SET lock = ? WHERE number = ?", (lock, record.deployment)))
         await self._store.write(*statements, (TRIM, (record.agent, record.agent, KEPT_PER_AGENT)))
         self._keep(record)
         ours = [r.deployment for r in self._records.values() if r.agent == record.agent]

@@ -157,8 +157,7 @@ class Runner:
 
     def _too_late(self, what: str) -> Timeout:
         limit_s = self._limits.timeout_s
-        text = f'cannot {what} of "{self.spec.name}" within {limit_s:g} s'
-        return Timeout(text, limit=limit_s, stage=what)
+        return Timeout(f'cannot {what} of "{self.spec.name}" within {limit_s:g} s', limit=limit_s, stage=what)
 
 
 def failure(what: str, name: str, outcome: Outcome, kind: type[CorralError]) -> CorralError:

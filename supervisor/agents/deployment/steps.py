@@ -61,8 +61,7 @@ def environment_key(lock: str, python: str, user: str) -> str:
 
     The owner is part of it, because the owner of an environment can change the programs of all that share it.
     """
-    text = "\0".join((lock, python, user))
-    return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
+    return hashlib.sha256("\0".join((lock, python, user)).encode()).hexdigest()[:KEY_DIGITS]
 
 
 def passed_variables(environ: Mapping[str, str]) -> dict[str, str]:
@@ -142,5 +141,4 @@ def npm_install(npm: str, names: Sequence[str], *, locked: bool) -> Argv:
 
 def last_lines(output: str, count: int = 12) -> str:
     """Returns the last lines of an output that are not blank."""
-    lines = [line.rstrip() for line in output.splitlines() if line.strip()]
-    return "\n".join(lines[-count:])
+    return "\n".join([line.rstrip() for line in output.splitlines() if line.strip()][-count:])

@@ -199,8 +199,7 @@ class Logins:
             pending = found.pending
             assert pending is not None, "such a step returns what is pending"
             # The registration counts even if the person does not come back.
-            grant = self._grant(spec, server)
-            await self._keep(spec, server, grant, pending.client, scope)
+            await self._keep(spec, server, self._grant(spec, server), pending.client, scope)
         self._forget_old()
         login = Login(secrets.token_urlsafe(16), spec.name, pending)
         self._logins[login.id] = login
@@ -299,11 +298,9 @@ class Logins:
         self._forget_old()
         login = self._logins.get(number)
         if login is None or login.name != spec.name:
-            text = f'cannot find this login to "{spec.name}": start another one'
-            raise NotFound(text, server=spec.name)
+            raise NotFound(f'cannot find this login to "{spec.name}": start another one', server=spec.name)
         if login.pending.url != _address(spec):
-            text = f'cannot finish the login to "{spec.name}": its url was changed meanwhile'
-            raise Conflict(text, server=spec.name)
+            raise Conflict(f'cannot finish the login to "{spec.name}": its url was changed meanwhile', server=spec.name)
         return login
 
     def _forget_old(self) -> None:

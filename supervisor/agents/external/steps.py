@@ -59,8 +59,7 @@ def _reaching(spec: Spec) -> Spec:
     issuers = () if spec.oauth is None else (spec.oauth.issuer, spec.oauth.idp_issuer)
     parts = [urlsplit(each) for each in (spec.url, *issuers) if each]
     own = [each.port or PORTS[each.scheme] for each in parts]
-    process = replace(spec.process, connect_ports=tuple(dict.fromkeys((*ports, *own))))
-    return replace(spec, process=process)
+    return replace(spec, process=replace(spec.process, connect_ports=tuple(dict.fromkeys((*ports, *own)))))
 
 
 def settings_of(spec: Spec, host: Host) -> Settings:

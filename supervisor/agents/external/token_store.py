@@ -103,8 +103,7 @@ class TokenStore:
 
         nonce = secrets.token_bytes(NONCE_BYTES)
         try:
-            key = self._key(is_made=True)
-            sealed = AESGCM(key).encrypt(nonce, msgspec.json.encode(kept), name.encode())
+            sealed = AESGCM(self._key(is_made=True)).encrypt(nonce, msgspec.json.encode(kept), name.encode())
             self._write(name, MAGIC + nonce + sealed)
         except (OSError, ValueError) as error:
             raise _unwritten(name, error) from None

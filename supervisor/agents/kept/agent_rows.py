@@ -55,15 +55,13 @@ class AgentTable:
 
     async def emergency_stop(self) -> EmergencyStop | None:
         """Returns the emergency stop, if one is in force."""
-        sql = "SELECT value FROM meta WHERE key = ?"
-        rows = await self._store.read(sql, (EMERGENCY_STOP_KEY,))
+        rows = await self._store.read("SELECT value FROM meta WHERE key = ?", (EMERGENCY_STOP_KEY,))
         return msgspec.json.decode(str(rows[0][0]), type=EmergencyStop) if rows else None
 
     async def set_emergency_stop(self, emergency_stop: EmergencyStop) -> None:
         """Stores the emergency stop, so that it is in force in later daemons too."""
         text = msgspec.json.encode(emergency_stop).decode()
-        sql = "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)"
-        await self._store.write((sql, (EMERGENCY_STOP_KEY, text)))
+        await self._store.write(("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (EMERGENCY_STOP_KEY, text)))
 
     async def clear_emergency_stop(self) -> None:
         """Deletes the emergency stop."""

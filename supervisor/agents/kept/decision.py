@@ -61,8 +61,7 @@ def recorded(head: Head, number: int, *, is_settled: bool) -> Head:
 def taken_back(head: Head, number: int, former: Head) -> Head:
     """Returns the head after revision `number` could not be written; its number is not given again."""
     current = former.current if head.current == number else head.current
-    rolling = former.rolling if head.rolling in (number, None) else head.rolling
-    return Head(head.last, current, rolling)
+    return Head(head.last, current, former.rolling if head.rolling in (number, None) else head.rolling)
 
 
 def settled(head: Head, number: int, succeeded: bool) -> Head | None:
@@ -89,12 +88,10 @@ def aligned(opened: Sequence[Revision], present: InForce | None) -> Alignment:
         return Alignment(fits.number, succeeded=fits, failed=failed)
     if current is not None and _is_same(current, present):
         resumed = next((each for each in rolling if is_resumed(each)), None)
-        failed = tuple(each for each in failed if each is not resumed)
-        return Alignment(current.number, resumed, failed=failed)
+        return Alignment(current.number, resumed, failed=tuple(each for each in failed if each is not resumed))
     cause = Cause("add", "") if present.is_stored else Cause("file", BY_FILE)
     name, kind, table, is_stored, base = present
-    draft = Draft(name, kind, table, cause, is_stored, base, is_settled=True)
-    return Alignment(failed=failed, draft=draft)
+    return Alignment(failed=failed, draft=Draft(name, kind, table, cause, is_stored, base, is_settled=True))
 
 
 def is_resumed(rolling: Revision) -> bool:

@@ -177,8 +177,7 @@ def base_of(config: Config, name: str) -> str | None:
         found = [spec.kind, written_table(spec, config.defaults)]
     else:
         return None
-    encoded = msgspec.json.encode(found, order="sorted")
-    return hashlib.sha256(encoded).hexdigest()
+    return hashlib.sha256(msgspec.json.encode(found, order="sorted")).hexdigest()
 
 
 def written_table(spec: Spec, defaults: Defaults) -> dict[str, object]:

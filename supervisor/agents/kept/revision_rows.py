@@ -50,8 +50,7 @@ class RevisionTable:
 
     async def find(self, name: str, number: int) -> Revision | None:
         """Returns one revision; None where there is none."""
-        sql = f"SELECT {_COLUMNS} FROM revision WHERE name = ? AND number = ?"
-        rows = await self._store.read(sql, (name, number))
+        rows = await self._store.read(f"SELECT {_COLUMNS} FROM revision WHERE name = ? AND number = ?", (name, number))
         return _revision(rows[0]) if rows else None
 
     async def before(self, name: str, number: int) -> Revision | None:

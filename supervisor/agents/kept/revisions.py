@@ -102,8 +102,7 @@ class Revisions:
         is_settled: bool = False,
     ) -> int:
         """Writes a revision, which is rolling until it is settled; returns its number. It is durable when this returns."""
-        draft = Draft(name, kind, table, cause, is_stored, base, is_settled)
-        return (await self.record_all([draft]))[0]
+        return (await self.record_all([Draft(name, kind, table, cause, is_stored, base, is_settled)]))[0]
 
     async def record_all(self, drafts: Sequence[Draft]) -> list[int]:
         """Writes the revisions of several names in one commit, all or none; returns their numbers.
@@ -246,8 +245,7 @@ class Revisions:
         found = await self._table.find(name, number)
         if found is None:
             last = self._head(name).last
-            text = f'cannot find revision {number} of "{name}"'
-            raise NotFound(text, name=name, revision=number, last=last)
+            raise NotFound(f'cannot find revision {number} of "{name}"', name=name, revision=number, last=last)
         return found
 
     async def before(self, name: str, number: int) -> Revision | None:
@@ -259,8 +257,7 @@ class Revisions:
         head = self._head(name)
         found = await self.before(name, head.last + 1 if head.current is None else head.current)
         if found is None:
-            text = f'cannot find an earlier revision of "{name}"'
-            raise NotFound(text, name=name, last=head.last)
+            raise NotFound(f'cannot find an earlier revision of "{name}"', name=name, last=head.last)
         return found
 
     # -- events

@@ -209,8 +209,7 @@ class Groups:
 
     def following(self, wanted: Mapping[str, Group]) -> dict[str, Group]:
         """Returns the groups after the adoption of those of the file: `wanted`, and those added at run time."""
-        added = {n: e for n, e in self.by_name.items() if e.source == STORE and n not in wanted}
-        return {**added, **wanted}
+        return {**{n: e for n, e in self.by_name.items() if e.source == STORE and n not in wanted}, **wanted}
 
     def follow(self, wanted: Mapping[str, Group]) -> None:
         """Adopts the groups of the file, and keeps those added at run time."""

@@ -180,8 +180,7 @@ class Membership:
             self._running.tenants.check_known(name)
             if name in self._agents and name not in replacing:
                 has = "MCP server" if self._agents[name].spec.kind == "mcp" else "agent"
-                text = f'cannot add "{name}": the name is taken by an {has}'
-                raise Conflict(text, name=name)
+                raise Conflict(f'cannot add "{name}": the name is taken by an {has}', name=name)
             self._groups.check_free(name, "add")
             if any(name == each.name for each in additions[:n]):
                 raise Conflict(f'cannot add "{name}": the name is there twice', name=name)

@@ -56,8 +56,7 @@ class Tables:
         if agent is not None and agent.intended.template is not None:
             # The keys of a template may change while the table stays.
             table = {"": expanded_table(agent.intended, self._registry.config.defaults), **table}
-        encoded = msgspec.json.encode(table, order="sorted")
-        return hashlib.sha256(encoded).hexdigest()[:ETAG_DIGITS]
+        return hashlib.sha256(msgspec.json.encode(table, order="sorted")).hexdigest()[:ETAG_DIGITS]
 
     def check_etag(self, name: str, expected: str) -> None:
         """Refuses a table that has changed."""
@@ -81,8 +80,7 @@ class Tables:
         """
         async with self._setting:
             table = self._overrides.table(self._agents[name].intended) if self.is_of_file(name) else self.table(name)
-            table = merge(table, changes)
-            return await self._replace(name, table, cause, expected, dry_run)
+            return await self._replace(name, merge(table, changes), cause, expected, dry_run)
 
     async def replace(
         self,
@@ -107,8 +105,7 @@ class Tables:
             return await self._groups.change(group, table, cause, dry_run=dry_run)
         agent = self._registry.of(name)
         if agent.spec.source == BUILT_IN:
-            words = f'cannot set "{name}": it is built in'
-            raise Conflict(words, name=name, source=BUILT_IN)
+            raise Conflict(f'cannot set "{name}": it is built in', name=name, source=BUILT_IN)
         if agent.spec.placement is not None:
             words = (
                 f'cannot set "{name}": the cluster places it; change it in the file of a node, then corral reload there'

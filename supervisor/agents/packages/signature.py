@@ -86,8 +86,7 @@ def sign(secret: bytes, manifest: bytes) -> bytes:
     """Returns the signature of a manifest as an archive holds it, by the 32 bytes of a secret key."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415  # likewise
 
-    key = Ed25519PrivateKey.from_private_bytes(secret)
-    made = base64.b64encode(key.sign(DOMAIN + manifest)).decode()
+    made = base64.b64encode(Ed25519PrivateKey.from_private_bytes(secret).sign(DOMAIN + manifest)).decode()
     return msgspec.json.encode(Signature(public_text(secret), made))
 
 

@@ -306,8 +306,7 @@ def _check_agent_key(document: Document, key: str, value: object) -> None:
         elif inner in DAEMON_WIDE.get(key, ()):
             document.note(document.error(path, raw, "it counts for the whole daemon"))
         elif inner not in fields_of(SECTIONS[key]):
-            known = tuple(fields_of(SECTIONS[key]))
-            document.note(document.error(path, raw, unknown_key(inner, known)))
+            document.note(document.error(path, raw, unknown_key(inner, tuple(fields_of(SECTIONS[key])))))
         else:
             with document.collecting():
                 document.decode_key(path, raw, fields_of(SECTIONS[key]))

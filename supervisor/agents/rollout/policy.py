@@ -172,8 +172,7 @@ def part(slots: Sequence[Slot], share: float) -> tuple[Slot, ...]:
     concerned = _concerned(slots)
     if share >= 1.0:
         return concerned
-    most = max(1, len(concerned) - 1)
-    return concerned[: min(most, max(1, math.ceil(share * len(concerned))))]
+    return concerned[: min(max(1, len(concerned) - 1), max(1, math.ceil(share * len(concerned))))]
 
 
 def _concerned(slots: Sequence[Slot]) -> tuple[Slot, ...]:

@@ -98,8 +98,7 @@ class Roll:
         if incoming is not None:
             return Slot(number, self._former(supervisor), self._new(incoming, None), tasks)
         if supervisor in self.in_place:
-            before = self.in_place[supervisor]
-            return Slot(number, Former.GONE, self._new(supervisor, before))
+            return Slot(number, Former.GONE, self._new(supervisor, self.in_place[supervisor]))
         if supervisor in self.placed:
             return Slot(number, Former.GONE, self._in_service(supervisor))
         if not self._is_of_former(number, supervisor):
@@ -118,8 +117,7 @@ class Roll:
         return New.FAILED
 
     def _is_of_former(self, number: int, supervisor: WorkerSupervisor) -> bool:
-        kinds = changed(supervisor.spec, spec_of(self.spec, number))
-        return "restart" in kinds.values()
+        return "restart" in changed(supervisor.spec, spec_of(self.spec, number)).values()
 
     def _former(self, supervisor: WorkerSupervisor) -> Former:
         worker = supervisor.worker
@@ -273,8 +271,7 @@ class Roll:
             touched.append(new)
         if self.share >= 1.0:
             self._put_in_force()
-        ids = [agent.supervisors[number].id for number in numbers]
-        self._publish("agent.switched", workers=ids)
+        self._publish("agent.switched", workers=[agent.supervisors[number].id for number in numbers])
         for supervisor in touched:
             agent.note(supervisor)
         for supervisor in touched:

@@ -137,8 +137,7 @@ class Agent:
     def state(self) -> State:
         """Returns one state for all workers, as `status` shows it."""
         workers = [supervisor.worker for supervisor in self.supervisors]
-        counted = [worker for worker in workers if worker.wanted] or workers
-        states = [worker.state for worker in counted]
+        states = [worker.state for worker in [worker for worker in workers if worker.wanted] or workers]
         for state in LEAST_ADVANCED:
             if state in states:
                 return state

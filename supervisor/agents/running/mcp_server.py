@@ -204,8 +204,7 @@ class McpServer:
         what = f'call MCP server "{self.name}"'
         self._control.check_may_call(what)
         if self._agent.held or not self._agent.supervisors:
-            text = f"cannot {what}: it is stopped; corral start {self.name}"
-            raise Conflict(text, server=self.name)
+            raise Conflict(f"cannot {what}: it is stopped; corral start {self.name}", server=self.name)
 
     async def grow(self) -> None:
         """Adds a process."""

@@ -229,8 +229,7 @@ class Operations:
 
 
 def _patience_s(supervisors: Iterable[WorkerSupervisor]) -> float:
-    grace_s = max((k.spec.process.shutdown_grace_period for k in supervisors), default=0.0)
-    return grace_s + STOP_MARGIN_S
+    return max((k.spec.process.shutdown_grace_period for k in supervisors), default=0.0) + STOP_MARGIN_S
 
 
 async def _until_up_after(supervisors: Iterable[WorkerSupervisor], numbers: Mapping[str, int]) -> None:

@@ -212,8 +212,7 @@ class Replicas:
         if spec.kind == "agent" and len(agent.supervisors) > most:
             instances = most
         try:
-            reason = "the configuration says so"
-            await self.scale(name, instances, wait=False, reason=reason)
+            await self.scale(name, instances, wait=False, reason="the configuration says so")
         except ResourceLimitExceeded as error:
             self._shared.bus.publish("limit.processes", agent=name, reason=error.message)
 

@@ -124,8 +124,7 @@ class _Selection:
             async with asyncio.timeout(timeout_s):
                 await work
         except TimeoutError:
-            text = f"cannot wait longer than {timeout_s:g} s: it goes on"
-            raise Timeout(text, names=self.names) from None
+            raise Timeout(f"cannot wait longer than {timeout_s:g} s: it goes on", names=self.names) from None
         return self.statuses()
 
     def statuses(self) -> AgentsChanged:
@@ -133,8 +132,7 @@ class _Selection:
         agents = dict.fromkeys(supervisor.spec.name for supervisor in self.supervisors)
         present = [self._agents.agents.get(name) for name in agents]
         statuses = [self._status.agent_status(each) for each in present if each is not None]
-        names = list(agents) if self.all else self.names
-        return AgentsChanged(agents=statuses, names=names)
+        return AgentsChanged(agents=statuses, names=list(agents) if self.all else self.names)
 
 
 class AgentMethods:
@@ -211,8 +209,7 @@ class AgentMethods:
             raise InvalidParams("cannot select: give names, or all", key="names", value=params.names)
         if params.all and params.selector is None:
             return Names(names=[*self._agents.agents, *self._agents.groups.by_name])
-        names = self._agents.registry.chosen(params.names, params.selector, groups=True)
-        return Names(names=names)
+        return Names(names=self._agents.registry.chosen(params.names, params.selector, groups=True))
 
     @serve(AGENT_START)
     async def _start(self, params: NamesParams, _caller: Caller) -> AgentsChanged:
@@ -305,9 +302,8 @@ class AgentMethods:
                 fresh, start=params.start, wait=params.wait, cause=cause, replacing=changed
             )
         present = [agents.agents.get(each.name) for each in params.agents]
-        statuses = [self._status.agent_status(agent) for agent in present if agent is not None]
         return AgentsAdded(
-            agents=statuses,
+            agents=[self._status.agent_status(agent) for agent in present if agent is not None],
             failures=error_records(failures),
             added=[each.name for each in fresh if each.name not in changed],
             changed=changed,
@@ -325,14 +321,12 @@ class AgentMethods:
                 words = f"cannot remove {len(names)} agents by one etag: name one"
                 raise InvalidParams(words, key="expected", value=params.expected)
             self._agents.tables.check_etag(names[0], params.expected)
-        removed = await self._agents.membership.remove(names, cascade=params.cascade)
-        return Removed(removed=removed)
+        return Removed(removed=await self._agents.membership.remove(names, cascade=params.cascade))
 
     @serve(AGENT_EXPOSE)
     async def _expose(self, params: ExposeParams, _caller: Caller) -> Exposed:
         service = await self._services.expose(params.name, params.address, params.auth)
-        token_file = self._services.token_file
-        return Exposed(name=params.name, service=service, token_file=token_file)
+        return Exposed(name=params.name, service=service, token_file=self._services.token_file)
 
     @serve(AGENT_SCALE)
     async def _scale(self, params: ScaleParams, caller: Caller) -> AgentStatus:
@@ -356,8 +350,7 @@ class AgentMethods:
             raise Conflict(text, name=paused[0], reason="paused")
         running = [k for k in chosen.supervisors if k.worker.pid is not None]
         if not running:
-            words = f"cannot signal {quoted(chosen.names)}: it has no process"
-            raise Conflict(words, name=chosen.names[0])
+            raise Conflict(f"cannot signal {quoted(chosen.names)}: it has no process", name=chosen.names[0])
         for supervisor in running:
             supervisor.signal(name, tree=False)
             self._bus.publish(

@@ -80,8 +80,7 @@ class ExecMethods:
         try:
             data = base64.b64decode(params.data, validate=True)
         except binascii.Error as error:
-            text = f"cannot write to {params.exec}: data is not base64: {error}"
-            raise InvalidParams(text, key="data") from None
+            raise InvalidParams(f"cannot write to {params.exec}: data is not base64: {error}", key="data") from None
         signum = None if params.signal is None else _number(params.signal)
         if params.rows is not None and params.columns is not None:
             command.resize(params.rows, params.columns)
@@ -138,8 +137,7 @@ class ExecMethods:
     def _chosen(self, name: str) -> WorkerSupervisor:
         """Returns the worker of a name: itself, or the first one of an agent that has a process, else the first."""
         supervisors = self._agents.supervisors(name)
-        running = [each for each in supervisors if each.life is not None and each.life.child]
-        return (running or supervisors)[0]
+        return ([each for each in supervisors if each.life is not None and each.life.child] or supervisors)[0]
 
 
 async def _feed(command: Command, data: bytes) -> None:
@@ -152,5 +150,4 @@ def _number(name: str) -> int:
     try:
         return int(signals.Signals[name if name.startswith("SIG") else f"SIG{name}"])
     except KeyError:
-        text = f'cannot signal: "{name}" is no signal'
-        raise InvalidParams(text, key="signal", value=name) from None
+        raise InvalidParams(f'cannot signal: "{name}" is no signal', key="signal", value=name) from None

@@ -38,8 +38,7 @@ class GroupMethods:
         return [self._status.group_status(each) for each in groups]
 
     def _teams(self, groups: Iterable[Group]) -> Teams:
-        statuses = self._statuses(groups)
-        return Teams(teams=[each for each in statuses if isinstance(each, TeamStatus)])
+        return Teams(teams=[each for each in self._statuses(groups) if isinstance(each, TeamStatus)])
 
     def _workflows(self, groups: Iterable[Group]) -> Workflows:
         statuses = self._statuses(groups)
@@ -50,8 +49,7 @@ class GroupMethods:
         if params.spec is not None:
             tables[params.name or self._free_name(kind, caller.tenant)] = params.spec
         if not tables or (params.name is not None and params.spec is None):
-            text = f"cannot add a {kind}: give spec, or specs"
-            raise InvalidParams(text, key="name", value=params.name)
+            raise InvalidParams(f"cannot add a {kind}: give spec, or specs", key="name", value=params.name)
         return await self._agents.groups.add(kind, tables, Cause("add", made_by(caller)))
 
     def _free_name(self, kind: str, tenant: str) -> str:
@@ -63,8 +61,7 @@ class GroupMethods:
 
     async def _remove(self, kind: str, params: GroupRemoveParams) -> Removed:
         self._agents.groups.of(params.name, kind)
-        removed = await self._agents.membership.remove([params.name], cascade=params.cascade)
-        return Removed(removed=removed)
+        return Removed(removed=await self._agents.membership.remove([params.name], cascade=params.cascade))
 
     @serve(TEAM_LIST)
     async def _team_list(self, _params: NoParams, _caller: Caller) -> Teams:

@@ -95,5 +95,4 @@ class LoginMethods:
 
 def _text_of(wall_s: object) -> str:
     assert isinstance(wall_s, float), "the caller has looked"
-    text = datetime.fromtimestamp(wall_s, UTC).isoformat(timespec="seconds")
-    return text.replace("+00:00", "Z")
+    return datetime.fromtimestamp(wall_s, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -40,8 +40,7 @@ class McpMethods:
         if server is not None and caller.tenant and qualified(server, caller.tenant) in known:
             server = qualified(server, caller.tenant)
         if server is not None and server not in known:
-            text = f'cannot find MCP server "{params.server}"'
-            raise NotFound(text, name=params.server, known=known)
+            raise NotFound(f'cannot find MCP server "{params.server}"', name=params.server, known=known)
         chosen, patience_s = (known, LISTING_S) if server is None else ([server], None)
         failures = await self._pool.list_servers(chosen, patience_s=patience_s)
         if server is not None and server in failures:
@@ -49,8 +48,7 @@ class McpMethods:
         tools = self._pool.tools(access)
         if server is not None:
             tools = [tool for tool in tools if tool["server"] in (server, params.server)]
-        found = msgspec.convert(tools, list[Tool])
-        return Tools(tools=found, failures=error_records(failures))
+        return Tools(tools=msgspec.convert(tools, list[Tool]), failures=error_records(failures))
 
     @serve(MCP_CALL)
     async def _call(self, params: CallParams, caller: Caller) -> dict[str, object]:
@@ -78,8 +76,7 @@ class McpMethods:
     async def _prompts(self, _params: NoParams, caller: Caller) -> Prompts:
         access = self._tool_calls.access_for(caller.who if caller.tenant else {})
         failures = await self._pool.list_servers(self._pool.concerned(access), patience_s=LISTING_S)
-        prompts = self._pool.offered("prompts", access)
-        return Prompts(prompts=prompts, failures=error_records(failures))
+        return Prompts(prompts=self._pool.offered("prompts", access), failures=error_records(failures))
 
     @serve(MCP_RESOURCES)
     async def _resources(self, _params: NoParams, caller: Caller) -> Resources:

@@ -113,8 +113,7 @@ class LogMethods:
                     key="task",
                     value=params.task,
                 )
-            task = await self._tasks.show(params.task)
-            return self._lines.of_task(task, wanted, n, position, follow=follow)
+            return self._lines.of_task(await self._tasks.show(params.task), wanted, n, position, follow=follow)
         logs = self._logs
         if follow:
             return logs.follow(wanted, n, position=position)

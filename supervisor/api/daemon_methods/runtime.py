@@ -160,8 +160,7 @@ class RuntimeMethods:
 
     @serve(METRICS_TOP)
     async def _top(self, params: MetricsTopParams, _caller: Caller) -> MetricsTop:
-        names = self._names(params.names, params.selector)
-        return await self._metrics.top(names, params.since, params.limit)
+        return await self._metrics.top(self._names(params.names, params.selector), params.since, params.limit)
 
     @serve(METRICS_LATEST)
     async def _latest(self, params: MetricsLatestParams, _caller: Caller) -> MetricsLatest:

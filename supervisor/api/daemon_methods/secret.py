@@ -46,8 +46,7 @@ class SecretMethods:
 
     @serve(SECRET_LIST)
     async def _list(self, _params: NoParams, caller: Caller) -> Secrets:
-        secrets = self._secrets
-        found = await asyncio.to_thread(secrets.listed)
+        found = await asyncio.to_thread(self._secrets.listed)
         if caller.tenant:
             found = [each for each in found if tenant_of(str(each["name"])) == caller.tenant]
         named = {
@@ -102,8 +101,7 @@ class SecretMethods:
 
     def _users(self, name: str) -> list[str]:
         """Returns the agents and servers whose specification names a secret, sorted."""
-        agents = self._agents.agents.values()
-        return sorted(agent.spec.name for agent in agents if name in _named_by(agent))
+        return sorted(agent.spec.name for agent in self._agents.agents.values() if name in _named_by(agent))
 
 
 def _named_by(agent: Agent) -> set[str]:

@@ -80,5 +80,4 @@ class StatusMethods:
 
     @serve(QUOTA_LIST)
     async def _quota_list(self, params: StatisticsParams, _caller: Caller) -> QuotaList:
-        found = self._quotas.shown(self._chosen(params), time.monotonic())
-        return QuotaList(quotas=found)
+        return QuotaList(quotas=self._quotas.shown(self._chosen(params), time.monotonic()))

@@ -69,8 +69,7 @@ class TenantMethods:
             self._check_same(present, params)
             return TenantAdded(tenant=self._record(present), created=False, restarted=self._reset(name))
         if tenants.kept(name).removing:
-            words = f'cannot add tenant "{name}": it is being removed'
-            raise Conflict(words, name=name, reason="removing")
+            raise Conflict(f'cannot add tenant "{name}": it is being removed', name=name, reason="removing")
         asked = self._decoded(name, params.spec)
         kept = replace(tenants.kept(name), added=True, table=params.spec, suspended=False)
         await tenants.keep(name, tenants.prepared(name, kept, asked.user is None))
@@ -83,8 +82,7 @@ class TenantMethods:
         by_tenant: dict[str, list[Agent]] = {}
         for agent in self._agents.agents.values():
             by_tenant.setdefault(tenant_of(agent.name), []).append(agent)
-        records = [self._counted(found[name], by_tenant.get(name, [])) for name in sorted(found)]
-        return Tenants(records)
+        return Tenants([self._counted(found[name], by_tenant.get(name, [])) for name in sorted(found)])
 
     @serve(TENANT_SHOW)
     async def _show(self, params: TenantShowParams, _caller: Caller) -> TenantShown:
@@ -165,8 +163,7 @@ class TenantMethods:
         """Returns a tenant from its table."""
         config = self._agents.config
         tenant = decode_tenant(name, table, config.tiers)
-        document = Document(STORE, "")
-        check_pool(document, ("tenants", name, "pool"), tenant.pool, config.pools, name)
+        check_pool(Document(STORE, ""), ("tenants", name, "pool"), tenant.pool, config.pools, name)
         return tenant
 
     def _check_same(self, present: Tenant, params: TenantAddParams) -> None:
@@ -221,5 +218,4 @@ class TenantMethods:
 
 
 def _stamp(moment: float) -> str:
-    at = datetime.fromtimestamp(moment, UTC)
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

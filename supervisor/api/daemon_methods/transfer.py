@@ -70,8 +70,7 @@ class TransferMethods:
         if params.names is None and params.selector is None:
             return None
         extra = [each.name for each in schedules]
-        registry = self._agents.registry
-        names = registry.chosen(params.names or [], params.selector, groups=True, extra=extra)
+        names = self._agents.registry.chosen(params.names or [], params.selector, groups=True, extra=extra)
         known = {*self._agents.agents, *self._agents.groups.by_name, *extra}
         for name in names:
             if name not in known:
@@ -193,8 +192,7 @@ def _read_schedules(params: ImportParams) -> tuple[dict[str, Schedule], list[Add
             found[name] = decode_schedule(document, name, table)
     document.check()
     directory = params.directory or "/"
-    jobs = [Addition(n, "agent", table, directory) for n, table in commands_of(tables).items()]
-    return found, jobs
+    return found, [Addition(n, "agent", table, directory) for n, table in commands_of(tables).items()]
 
 
 def _schedule_params(schedule: Schedule) -> ScheduleParams:

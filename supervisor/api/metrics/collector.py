@@ -318,9 +318,8 @@ class Collector:
             cpu_s += self._limits.cpu_s(supervisor)
             running += len(supervisor.running)
             up += supervisor.worker.state in UP
-        level = Step() if count is None else _counted(count)
         return replace(
-            level,
+            Step() if count is None else _counted(count),
             cpu_ms=round(cpu_s * 1000, 3),
             up=up,
             processes=len(lives),

@@ -77,8 +77,7 @@ class Window:
 
     def figures(self) -> "Figures":
         """Returns the figures of this moment, the percentiles still to be sorted."""
-        average_ms = round(self.total_ms / self.count, 3) if self.count else None
-        return Figures(average_ms, self._kept[:])
+        return Figures(round(self.total_ms / self.count, 3) if self.count else None, self._kept[:])
 
 
 class Figures(NamedTuple):
@@ -454,8 +453,7 @@ class Statistics:
                 key = "mcp_servers" if kind == "mcp" else f"{kind}s"
                 calls = self._rates.last_minute(name, now)
                 score = None if agent is None else self.health_score(agent)
-                count = self._count(name) or Count()
-                entries.append(CountedEntry.of(count, present, calls, score, used))
+                entries.append(CountedEntry.of(self._count(name) or Count(), present, calls, score, used))
                 groups[key][name] = entries[-1].record
         overhead = self._overhead.figures()
         for part in overhead.values():
@@ -489,8 +487,7 @@ class Statistics:
             present.processes += 1
             present.memory_bytes += self._limits.sample(supervisor).rss_bytes
             leader = read_process(pid)
-            leader_s = 0.0 if leader is None else leader.total_s
-            present.cpu_s += max(leader_s, self._limits.cpu_s(supervisor))
+            present.cpu_s += max(0.0 if leader is None else leader.total_s, self._limits.cpu_s(supervisor))
         return present
 
 

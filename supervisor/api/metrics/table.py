@@ -60,8 +60,7 @@ class _Insertion(store.Step):
         """Writes the rows, on the writer's thread, which encodes them too."""
         cells = [(int(row.tier), row.at_ms, row.subject, encoded(row.step)) for row in self._rows]
         # A clock that was set back comes by the same time again.
-        sql = "INSERT OR REPLACE INTO metric (tier, at, subject, value) VALUES (?, ?, ?, ?)"
-        return insert(connection, sql, cells)
+        return insert(connection, "INSERT OR REPLACE INTO metric (tier, at, subject, value) VALUES (?, ?, ?, ?)", cells)
 
 
 class MetricTable:

@@ -115,8 +115,7 @@ class CostSums:
         """Returns the sums that are asked for, the most expensive first, or in order of time; of agents that pass `knows`."""
         await self.settle()
         until = self._clock() + HOUR_S if params.until is None else params.until
-        since = 0.0 if params.since is None else params.since
-        first, last = int(since) // HOUR_S, int(-(-until // HOUR_S))
+        first, last = int(0.0 if params.since is None else params.since) // HOUR_S, int(-(-until // HOUR_S))
         # The day that `since` is in is folded to its first hour, once it is old.
         if first < self._detail_from():
             first -= first % DAY_H

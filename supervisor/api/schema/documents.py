@@ -146,23 +146,22 @@ def _event() -> Schema:
         "worker": {**text, "description": "the worker that it is about"},
         "incarnation": {"type": ["integer", "null"], "description": "the life of the worker"},
     }
-    kinds = [
-        {
-            "if": {"properties": {"type": {"const": each.name}}},
-            "then": {
-                "description": each.meaning,
-                "properties": {f.name: {"description": f.meaning} for f in each.fields},
-            },
-        }
-        for each in CATALOGUE.values()
-    ]
     return {
         "$schema": DIALECT,
         "title": "An event",
         "type": "object",
         "properties": envelope,
         "required": list(envelope),
-        "allOf": kinds,
+        "allOf": [
+            {
+                "if": {"properties": {"type": {"const": each.name}}},
+                "then": {
+                    "description": each.meaning,
+                    "properties": {f.name: {"description": f.meaning} for f in each.fields},
+                },
+            }
+            for each in CATALOGUE.values()
+        ],
     }
 
 

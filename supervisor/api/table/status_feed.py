@@ -120,8 +120,7 @@ class _Reader:
         skipped += max(0, len(events) - MOST_EVENTS)
         frame = self._report.frame()
         if self._caller.tenant:
-            names = list(filter(self._knows, self._agents.agents))
-            own = self._report.counts(names)
+            own = self._report.counts(list(filter(self._knows, self._agents.agents)))
             frame = replace(frame, daemon=own_daemon(frame.daemon), tasks=own)
         due = self._due()
         places: dict[str, list[str]] = {}

@@ -54,8 +54,7 @@ def own_statistics(found: Statistics) -> Statistics:
 
 def _runtime(every: list[Figures], tasks: list[Figures]) -> RuntimeFigures:
     executed, failed = (sum(each.runtime.executed for each in tasks), sum(each.runtime.failed for each in tasks))
-    cancelled = sum(each.executor.cancelled for each in tasks)
-    judged = executed - cancelled
+    judged = executed - sum(each.executor.cancelled for each in tasks)
     return RuntimeFigures(
         spawned=sum(each.runtime.spawned for each in every),
         active=sum(each.runtime.active for each in every),

@@ -51,15 +51,13 @@ class CheckpointMethods:
 
     @serve(CHECKPOINT_SAVE)
     async def _save(self, params: CheckpointSaveParams, _caller: Caller) -> Checkpoints:
-        saved = await self._hibernation.saver.save(params.name, params.timeout_s)
-        return Checkpoints(checkpoints=saved)
+        return Checkpoints(checkpoints=await self._hibernation.saver.save(params.name, params.timeout_s))
 
     @serve(CHECKPOINT_RESTORE)
     async def _restore(self, params: CheckpointRestoreParams, caller: Caller) -> CheckpointRestored:
         has_data = not isinstance(params.data, msgspec.UnsetType)
         if has_data == (params.checkpoint is not None):
-            text = "cannot restore: give a checkpoint, or data"
-            raise InvalidParams(text, key="checkpoint")
+            raise InvalidParams("cannot restore: give a checkpoint, or data", key="checkpoint")
         name, added = params.name, None
         if params.checkpoint is not None:
             added = await self._brought_back(params.checkpoint, name, caller)
@@ -110,15 +108,13 @@ class CheckpointMethods:
         cause = Cause("add", made_by(caller), f"restored from checkpoint {checkpoint}")
         kind: Literal["agent", "mcp"] = "mcp" if found.kind == "mcp" else "agent"
         # The table of the file has its variables as they were written.
-        environment = None if found.is_stored else dict(os.environ)
-        addition = Addition(agent, kind, found.table, "/", environment)
+        addition = Addition(agent, kind, found.table, "/", None if found.is_stored else dict(os.environ))
         await agents.membership.add([addition], start=False, wait=False, cause=cause)
         return _BroughtBack(agent, f"{agent}-{record.worker.rpartition('-')[2]}")
 
     @serve(CHECKPOINT_LIST)
     async def _list(self, params: CheckpointListParams, caller: Caller) -> Checkpoints:
-        checkpoints = self._checkpoints
-        found = await checkpoints.list(params.name, params.limit, knows(caller.agents))
+        found = await self._checkpoints.list(params.name, params.limit, knows(caller.agents))
         return Checkpoints(checkpoints=list(found))
 
     @serve(CHECKPOINT_SHOW)

@@ -84,8 +84,7 @@ class MemoryMethods:
 
     @serve(MEMORY_GET)
     async def _get(self, params: MemoryKeyParams, _caller: Caller) -> Value:
-        key_values = self._memory.key_values
-        return Value(value=await key_values.get(params.agent, params.session, params.key))
+        return Value(value=await self._memory.key_values.get(params.agent, params.session, params.key))
 
     @serve(MEMORY_DELETE)
     async def _delete(self, params: MemoryKeyParams, _caller: Caller) -> Done:
@@ -96,8 +95,7 @@ class MemoryMethods:
 
     @serve(MEMORY_SEARCH)
     async def _search(self, params: MemoryFindParams, _caller: Caller) -> Items:
-        key_values = self._memory.key_values
-        items = await key_values.search(params.agent, params.session, params.query, params.limit)
+        items = await self._memory.key_values.search(params.agent, params.session, params.query, params.limit)
         return Items(items=as_result(items, list[Item]))
 
     @serve(MEMORY_CLEAR)
@@ -121,5 +119,4 @@ class MemoryMethods:
 
     @serve(MEMORY_STATS)
     async def _stats(self, params: MemoryStatsParams, caller: Caller) -> MemoryStatistics:
-        found = await self._memory_listing.stats(params.agent, knows(caller.agents))
-        return as_result(found, MemoryStatistics)
+        return as_result(await self._memory_listing.stats(params.agent, knows(caller.agents)), MemoryStatistics)

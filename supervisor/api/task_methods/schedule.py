@@ -36,8 +36,7 @@ class ScheduleMethods:
     @serve(SCHEDULE_ADD)
     async def _add(self, params: ScheduleParams, caller: Caller) -> ScheduleRecord:
         if caller.tenant and params.name is None:
-            name = qualified(generated_name("schedule"), caller.tenant)
-            params = replace(params, name=name)
+            params = replace(params, name=qualified(generated_name("schedule"), caller.tenant))
         return await self._schedules.add(params)
 
     @serve(SCHEDULE_ADD_COMMAND)
@@ -80,9 +79,8 @@ class ScheduleMethods:
 
     @serve(SCHEDULE_SHOW)
     async def _show(self, params: ScheduleNameParams, _caller: Caller) -> ScheduleShown:
-        record = self._schedules.show(params.name)
         return ScheduleShown(
-            **asdict(record),
+            **asdict(self._schedules.show(params.name)),
             upcoming=list(self._schedules.upcoming(params.name)),
             recent=list(await self._schedules.recent(params.name)),
         )

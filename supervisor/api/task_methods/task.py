@@ -266,8 +266,7 @@ class TaskMethods:
         """Submits a new task in place of an ended one."""
         old = await self._tasks.show(task_id)
         if old.state not in ENDED or old.state == "succeeded":
-            words = f'cannot retry task "{task_id}": it is {old.state}'
-            raise Conflict(words, task=task_id, state=old.state)
+            raise Conflict(f'cannot retry task "{task_id}": it is {old.state}', task=task_id, state=old.state)
         if old.retried_by is not None:
             words = f'cannot retry task "{task_id}": it was retried as task "{old.retried_by}"'
             raise Conflict(words, task=task_id, retried_by=old.retried_by)

@@ -304,8 +304,7 @@ class _NodeReader:
             await _dropped(caller.following)
             if isinstance(error, CorralError):
                 return error
-            text = f'cannot reach node "{self.node}" within {BEGIN_S:g} s'
-            return Timeout(text, node=self.node)
+            return Timeout(f'cannot reach node "{self.node}" within {BEGIN_S:g} s', node=self.node)
         self._stream.begun(self.node, answer)
         self._following, self.state = caller.following, "following"
         return None

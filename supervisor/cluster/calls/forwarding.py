@@ -119,8 +119,7 @@ class Forwarding:
     async def find(self, engine: Engine, question: Question) -> str:
         """Returns a node that has what is asked for, "" where none says so in time."""
         with contextlib.suppress(NotFound, Timeout):
-            payload = msgspec.json.encode(question)
-            return (await engine.request(WHERE, payload, WHERE_S)).decode()
+            return (await engine.request(WHERE, msgspec.json.encode(question), WHERE_S)).decode()
         return ""
 
     async def forward(
@@ -161,8 +160,7 @@ class Forwarding:
             if (failed := reply.error) is not None:
                 raise _raised(failed)
             if reply.follows and parts is not None:
-                passed = 0 if relay is None else relay.passed
-                source = _Source(node, reply.incarnation, subject, parts, passed)
+                source = _Source(node, reply.incarnation, subject, parts, 0 if relay is None else relay.passed)
                 caller.follow(self._follow(engine, source, caller))
                 parts = None
             return reply.result
@@ -243,8 +241,7 @@ class Forwarding:
         calls = await engine.subscribe(f"nodes/{self._node}")
         try:
             while True:
-                message = await calls.next()
-                self._spawn(self._serve_one(engine, message))
+                self._spawn(self._serve_one(engine, await calls.next()))
         finally:
             for each in self._serving:
                 each.cancel()
@@ -359,8 +356,7 @@ class Forwarding:
             logger.error("cannot go on with a stream to another node", exc_info=failed)
             failed = InternalError(f"cannot go on: {type(failed).__name__}")
         if not isinstance(failed, asyncio.CancelledError):
-            error = Error.of(failed) if isinstance(failed, CorralError) else None
-            caller.sign(ends=True, error=error)
+            caller.sign(ends=True, error=Error.of(failed) if isinstance(failed, CorralError) else None)
             await caller.flush()
 
 

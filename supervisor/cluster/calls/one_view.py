@@ -98,9 +98,8 @@ def _events(answers: Mapping[str, object]) -> dict[str, object]:
         for node in pages
     }
     is_more = any(page.get("next") is not None for page in pages.values())
-    merged = [each for found in kept.values() for each in found]
     return {
-        "events": sorted(merged, key=lambda each: str(each["at"])),
+        "events": sorted([each for found in kept.values() for each in found], key=lambda each: str(each["at"])),
         "next": places_text(next_places) if is_more else None,
         "newest": places_text(newest),
     }

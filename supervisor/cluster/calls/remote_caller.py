@@ -132,8 +132,7 @@ class RemoteCaller:
     def notify(self, method: str, params: Mapping[str, object]) -> None:
         """Sends a notification."""
         self.sent += 1
-        part = Part(method=method, params=dict(params), number=self.sent)
-        encoded = msgspec.json.encode(part)
+        encoded = msgspec.json.encode(Part(method=method, params=dict(params), number=self.sent))
         if len(encoded) <= MESSAGE_BYTES:
             self._waiting.put_nowait(encoded)
         else:
@@ -151,8 +150,7 @@ class RemoteCaller:
 
     def sign(self, *, ends: bool = False, error: Error | None = None) -> None:
         """Sends a sign of life, or the end of what is followed, after all that waits."""
-        part = Part(number=self.sent, ends=ends, error=error)
-        self._waiting.put_nowait(msgspec.json.encode(part))
+        self._waiting.put_nowait(msgspec.json.encode(Part(number=self.sent, ends=ends, error=error)))
 
     async def drain(self) -> None:
         """Waits while too many notifications wait to be sent."""

@@ -187,8 +187,7 @@ class Router:
         async def change(node: str) -> object:
             params = {**given, "names": list(places[node])}
             if node == self._name:
-                reader = PassingCaller(caller)
-                return await self._forwarding.answer_here(method, params, reader)
+                return await self._forwarding.answer_here(method, params, PassingCaller(caller))
             return await self._forward_to(node, method, params, caller)
 
         found = await asyncio.gather(*map(change, places), return_exceptions=True)
@@ -206,8 +205,7 @@ class Router:
         for node in nodes:
             try:
                 if node == self._name:
-                    reader = PassingCaller(caller)
-                    found = await self._forwarding.answer_here(method, params, reader)
+                    found = await self._forwarding.answer_here(method, params, PassingCaller(caller))
                 else:
                     found = await self._forward_to(node, method, params, caller)
             except NotFound as error:
@@ -244,8 +242,7 @@ class Router:
         async def names() -> Sequence[str]:
             return [self._name, *await self._others()] if node == ALL_NODES else [node]
 
-        alone = "" if node == ALL_NODES else node
-        followed = Followed(method, own, caller, ask, names, alone)
+        followed = Followed(method, own, caller, ask, names, "" if node == ALL_NODES else node)
         answer = await followed.begin()
         caller.follow(followed.run())
         return answer

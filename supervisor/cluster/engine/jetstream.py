@@ -140,8 +140,7 @@ class JetStream:
     async def _prepare(self) -> None:
         """Makes the streams, and gives them three replicas once there are three servers."""
         while True:
-            servers = {uri.netloc for uri in self._client.servers}
-            replicas = 3 if len(servers) >= 3 else 1
+            replicas = 3 if len({uri.netloc for uri in self._client.servers}) >= 3 else 1
             try:
                 for config in (keys_config(replicas), tasks_config(replicas)):
                     await self._prepare_one(config, replicas)
@@ -181,8 +180,7 @@ class JetStream:
         if value is None:
             if not revision:
                 raise conflict(self.kind, key, 0, 0)
-            mark = {"KV-Operation": "DEL", "Nats-TTL": f"{MARKER_S}s"}
-            return await self._store(key, b"", revision, mark)
+            return await self._store(key, b"", revision, {"KV-Operation": "DEL", "Nats-TTL": f"{MARKER_S}s"})
         headers = {} if lease_seconds(ttl_s, key) is None else {"Nats-TTL": f"{ttl_s}s"}
         return await self._store(key, limited(value, "key", key), revision, headers)
 
@@ -260,8 +258,7 @@ class JetStream:
         try:
             async with asyncio.timeout(wait_s + PULL_LATE_S):
                 subject = f"$JS.API.CONSUMER.MSG.NEXT.{TASKS}.{name}"
-                work = self._client.publish(subject, msgspec.json.encode(body), inbox.subject)
-                await cancellable(work)
+                await cancellable(self._client.publish(subject, msgspec.json.encode(body), inbox.subject))
                 while not status and len(found) < count_max:
                     message = await inbox.queue.get()
                     status = (message.headers or {}).get("Status", "")
@@ -432,8 +429,7 @@ class JetStream:
                     await self._connected()
                     try:
                         is_sent = True
-                        message = await self._replies.request(subject, payload, headers)
-                        return int(answer_of(message)["seq"])
+                        return int(answer_of(await self._replies.request(subject, payload, headers))["seq"])
                     except nats.errors.NoRespondersError:
                         is_sent = False
                         await asyncio.sleep(0.05)
@@ -451,8 +447,7 @@ class JetStream:
 
 def _taken(queue: str, message: Msg) -> Taken:
     id_ = (message.headers or {}).get("Nats-Msg-Id", "").removeprefix(f"{queue}/")
-    delivery = message.metadata.num_delivered or 1
-    return Taken(queue, id_, message.data, delivery, message.reply)
+    return Taken(queue, id_, message.data, message.metadata.num_delivered or 1, message.reply)
 
 
 class KeyWatch(View, Following):

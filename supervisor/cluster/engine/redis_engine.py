@@ -226,12 +226,10 @@ class RedisEngine:
         pending: Wire = await self.call(
             "take from queue", queue, lambda: self.client.xpending_range(stream, GROUP, entry, entry, 1)
         )
-        times = pending[0]["times_delivered"] if pending else 1
-        return self._taken(queue, entry, fields, times)
+        return self._taken(queue, entry, fields, pending[0]["times_delivered"] if pending else 1)
 
     def _taken(self, queue: str, entry: bytes, fields: dict[bytes, bytes], times: int) -> Taken:
-        delivery = int(fields[b"n"]) + times
-        return Taken(queue, fields[b"i"].decode(), fields[b"p"], delivery, entry.decode())
+        return Taken(queue, fields[b"i"].decode(), fields[b"p"], int(fields[b"n"]) + times, entry.decode())
 
     async def _make_group(self, queue: str, stream: str) -> None:
         try:
@@ -440,8 +438,7 @@ class KeyWatch(View, Following):
 
     async def _read(self, last: bytes) -> Wire:
         client = self._engine.client
-        stream = scripts.changes(self._prefix)
-        return await client.xread({stream: last}, count=500, block=int(SWEEP_S * 1000))
+        return await client.xread({scripts.changes(self._prefix): last}, count=500, block=int(SWEEP_S * 1000))
 
     async def _take(self, fields: dict[bytes, bytes]) -> None:
         key, revision = fields[b"k"].decode(), int(fields[b"r"])

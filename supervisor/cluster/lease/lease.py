@@ -164,8 +164,7 @@ def _granted(lease: Lease, event: Granted, now: float, timing: Timing) -> tuple[
     sent_at = None if is_current else lease.sent_at
     good_at = max(lease.good_at, event.sent_at)
     if now >= good_at + timing.stop_after_s:
-        late = replace(lease, sent_at=sent_at, token=event.token, good_at=good_at)
-        return _missed(late, now, timing)
+        return _missed(replace(lease, sent_at=sent_at, token=event.token, good_at=good_at), now, timing)
     if not runs and not is_current:
         return lease, ()
     held = replace(lease, phase="held", token=event.token, good_at=good_at, sent_at=sent_at, missed=0)
@@ -188,8 +187,7 @@ def _missed(lease: Lease, now: float, timing: Timing) -> tuple[Lease, tuple[Acti
 def _lost(lease: Lease, now: float, timing: Timing, reason: str) -> tuple[Lease, tuple[Action, ...]]:
     ran = lease.phase in ("held", "doubtful")
     phase: Phase = "stopped" if ran or lease.phase == "stopped" else "joining"
-    gone = Lease(phase=phase, next_at=now + timing.beat_s)
-    return gone, (Stop(reason),) if ran else ()
+    return Lease(phase=phase, next_at=now + timing.beat_s), (Stop(reason),) if ran else ()
 
 
 def _tick(lease: Lease, now: float, timing: Timing) -> tuple[Lease, tuple[Action, ...]]:

@@ -80,5 +80,4 @@ class LeaseHolder:
         if self._is_degraded is not is_there:
             return
         self._is_degraded = not is_there
-        what = "daemon.recovered" if is_there else "daemon.degraded"
-        self._bus.publish(what, part=PART, stalled_s=0.0, lost=0)
+        self._bus.publish("daemon.recovered" if is_there else "daemon.degraded", part=PART, stalled_s=0.0, lost=0)

@@ -57,8 +57,7 @@ class Observer:
             return True
         if self._began_at is None:
             return True
-        unseen = Observed(0, self._began_at, is_gone=True)
-        return not is_over(unseen, self._clock(), self._timing)
+        return not is_over(Observed(0, self._began_at, is_gone=True), self._clock(), self._timing)
 
     async def run(self) -> None:
         """Follows until it is cancelled."""

@@ -213,8 +213,7 @@ class PlacedAgents:
                 self._view.put(replica, None, known.revision)
                 return
             passed = Assignment(node=to)
-            revision = await engine.put(key, encoded(passed), revision=known.revision)
-            self._view.put(replica, passed, revision)
+            self._view.put(replica, passed, await engine.put(key, encoded(passed), revision=known.revision))
         except Conflict:
             return  # the watch brings the newer state
 
@@ -248,8 +247,7 @@ class PlacedAgents:
                 self._published[name] = known.value
                 if len(agent.supervisors) != count:
                     agent.spec = rescaled(agent.spec, count)
-                    reason = "it was placed"
-                    await self._agents.replicas.scale(name, count, wait=False, reason=reason)
+                    await self._agents.replicas.scale(name, count, wait=False, reason="it was placed")
         except Timeout:
             raise  # it is tried again
         except CorralError as error:

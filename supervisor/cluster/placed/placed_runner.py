@@ -73,8 +73,7 @@ class PlacedRunner(cluster.PlacedRunner):
                 if engine is not None:
                     end = await self._ended(engine, task)
                     worker = end.task.worker
-                    shown = None if worker is None else f"{worker}@{end.node}"
-                    return replace(end.task, worker=shown)
+                    return replace(end.task, worker=None if worker is None else f"{worker}@{end.node}")
             except Timeout as error:
                 logger.info("task %s waits for the engine: %s", task.id, error)
             await asyncio.sleep(AGAIN_S)

@@ -318,8 +318,7 @@ class PlacedTasks:
             if self._holds_lease():
                 before = loop.time() - WORKING_S
                 held = [taken for since, taken in self._held.values() if since <= before]
-                reports = [engine.settle(each, "working") for each in held]
-                await asyncio.gather(*reports, return_exceptions=True)
+                await asyncio.gather(*[engine.settle(each, "working") for each in held], return_exceptions=True)
 
     async def _has_ended(self, engine: Engine, stored: StoredTask, delivery: int) -> bool:
         """Returns whether a task that was taken has an end: it was cancelled, or another delivery of it has ended.
@@ -367,8 +366,7 @@ class PlacedTasks:
             if error.name not in FINAL_ERRORS:
                 logger.info("task %s is delivered again: %s", stored.id, error)
                 return None
-            record = self.queued_record(stored)
-            return msgspec.structs.replace(record, state="failed", error=Error.of(error))
+            return msgspec.structs.replace(self.queued_record(stored), state="failed", error=Error.of(error))
         is_own = ended.state == "succeeded" or (ended.error is not None and ended.error.name in FINAL_ERRORS)
         agent = stored.params.agent or ""
         if not is_own and (agent in self._leaving or self._placements.find(agent) is None):

@@ -89,8 +89,7 @@ class TaskCalls:
         return await self._tasks.find(engine, task_id) is not None
 
     async def _run(self, engine: Engine, asked: TaskRunParams, caller: Caller) -> Task:
-        given = {key: getattr(asked, key) for key in TaskParams.__struct_fields__}
-        params = TaskParams(**given)
+        params = TaskParams(**{key: getattr(asked, key) for key in TaskParams.__struct_fields__})
         task_id = id_of(params)
         is_new = params.idempotency_key is None
         ended = asyncio.ensure_future(self._tasks.ends.wait(engine, task_id, is_new=is_new))

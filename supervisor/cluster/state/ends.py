@@ -57,8 +57,7 @@ class TaskEnds:
         """Notifies the node that waits for a task of its end, which is stored, and encoded as `value`."""
         self._note(stored.id, end)
         if stored.origin != self._node:
-            message = value if stored.whole_end else stored.id.encode()
-            await engine.publish(f"{ENDED}/{stored.origin}", message)
+            await engine.publish(f"{ENDED}/{stored.origin}", value if stored.whole_end else stored.id.encode())
 
     async def follow(self, engine: Engine) -> None:
         """Wakes those who wait here for a task that another node has ended, until it is cancelled."""

@@ -51,8 +51,7 @@ class ListenAddress(Struct, frozen=True):
     @property
     def plain(self) -> object:
         """Returns the value as it is written in a file: a string where that is enough."""
-        extra = {"name": self.name, "mode": self.mode}
-        given = {key: value for key, value in extra.items() if value}
+        given = {key: value for key, value in {"name": self.name, "mode": self.mode}.items() if value}
         return {"address": self.address, **given} if given else self.address
 
 

@@ -182,8 +182,7 @@ assert {*_WAYS, "worker"} == set(get_args(Way)), "every way has its rule"
 
 def _schema(ways: Iterable[str], struct: type[Struct]) -> Schema:
     table = schema_of(struct)
-    properties = {way: or_variable(_WAYS[way].shape.schema) for way in ways} | table["properties"]
-    return closed_object(properties)
+    return closed_object({way: or_variable(_WAYS[way].shape.schema) for way in ways} | table["properties"])
 
 
 def _checks_schema() -> Schema:

@@ -87,8 +87,7 @@ def _check_network(document: Document, path: KeyPath, table: Mapping[str, object
         reason = f'network = "{section.network}" needs isolation = "strict" or "container"'
         raise document.error((*path, guilty), value, f"it contradicts {other}: {reason}")
     if section.allowed_hosts and section.network != "proxy" and "allowed_hosts" in table:
-        hosts = table["allowed_hosts"]
-        raise document.error((*path, "allowed_hosts"), hosts, 'it needs network = "proxy"')
+        raise document.error((*path, "allowed_hosts"), table["allowed_hosts"], 'it needs network = "proxy"')
 
 
 def _check_image(document: Document, path: KeyPath, table: Mapping[str, object], section: Process) -> None:

@@ -209,8 +209,7 @@ def merged(document: Document, variables: Variables, *, expands: bool = True) ->
 
     Without `expands`, variables are replaced in `include` alone.
     """
-    reading = _Reading(document, variables, expands=expands)
-    return reading.tables(document.main, document.main.tables())
+    return _Reading(document, variables, expands=expands).tables(document.main, document.main.tables())
 
 
 def files_of(document: Document, variables: Variables) -> list[str]:
@@ -295,8 +294,7 @@ class _Reading:
             raise refused("it is not UTF-8") from error
         part = Part(path, text, os.path.dirname(real))
         raw = part.tables()
-        own = self._expanded(part, {k: v for k, v in raw.items() if k != "include"})
-        self._merge(part, own, top)
+        self._merge(part, self._expanded(part, {k: v for k, v in raw.items() if k != "include"}), top)
         self._include(part, raw.get("include", []), top, [*chain, path])
 
     def _merge(self, part: Part, own: Mapping[str, object], top: dict[str, object]) -> None:

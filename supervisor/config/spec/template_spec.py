@@ -53,8 +53,7 @@ class Template(Struct, frozen=True, kw_only=True):
 
     def values(self, given: Mapping[str, object]) -> dict[str, object]:
         """Returns the values of all parameters: the given ones, and the defaults of the rest."""
-        defaults = {k: each["default"] for k, each in self.params.items() if "default" in each}
-        return {**defaults, **given}
+        return {**{k: each["default"] for k, each in self.params.items() if "default" in each}, **given}
 
 
 Templates = Mapping[str, Template]

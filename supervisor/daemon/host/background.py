@@ -132,15 +132,13 @@ def _last_line(log: Path, begin: int) -> str:
     with log.open("rb") as file:
         file.seek(max(begin, file.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
         lines = file.read().decode("utf-8", "replace").strip().splitlines()
-    errors = [line for line in lines if line.startswith("corrald: ")]
-    last = (errors or lines)[-1:]
+    last = ([line for line in lines if line.startswith("corrald: ")] or lines)[-1:]
     return last[0].removeprefix("corrald: ") if last else "cannot start a daemon: its log is empty"
 
 
 def _opened(path: Path) -> int:
     """Opens a log for appending; others may not read it."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
-    return os.open(path, flags, 0o600)
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o600)
 
 
 def _refused(path: Path, error: OSError) -> PermissionDenied:

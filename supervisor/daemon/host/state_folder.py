@@ -129,8 +129,7 @@ async def open_store(root: Path, is_to_end: asyncio.Event, notify: Callable[[str
             notify(f"EXTEND_TIMEOUT_USEC={EXTENSION_S * 1_000_000}")
             if loop.time() - began >= slow_s:
                 slow_s *= 2
-                text = 'the store "%s" has been opening for %d s: its disk is slow'
-                logger.warning(text, path, loop.time() - began)
+                logger.warning('the store "%s" has been opening for %d s: its disk is slow', path, loop.time() - began)
     finally:
         end.cancel()
         opened.cancel()

@@ -165,8 +165,7 @@ class Rest:
         """Returns an error as it is sent."""
         code, status = self._status(error)
         details = error.to_json()["data"] if error.code in REASONS else []
-        fields = {"code": code, "status": status, "message": error.message, "details": details}
-        return {"error": fields}
+        return {"error": {"code": code, "status": status, "message": error.message, "details": details}}
 
     def refusal(self, error: A2aError) -> web.Response:
         """Returns the answer for an error."""

@@ -59,13 +59,11 @@ class A2aError(Exception):
 
     def to_json(self) -> dict[str, object]:
         """Returns the error as JSON-RPC has it."""
-        metadata = {key: str(value) for key, value in self.facts.items()}
-        reason = REASONS.get(self.code, "INVALID_REQUEST")
         info = {
             "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-            "reason": reason,
+            "reason": REASONS.get(self.code, "INVALID_REQUEST"),
             "domain": "a2a-protocol.org",
-            "metadata": metadata,
+            "metadata": {key: str(value) for key, value in self.facts.items()},
         }
         return {"code": self.code, "message": self.message, "data": [info]}
 
@@ -92,12 +90,11 @@ def wanted(message: Json, agent: str, context: str) -> dict[str, object]:
             data.append({key: part[key] for key in ("url", "filename", "mediaType") if key in part})
         else:
             raise A2aError(-32005, "cannot take a part that is neither text, data nor url")
-    about = {key: message[key] for key in ("messageId", "metadata") if key in message}
     params: dict[str, object] = {
         "agent": agent,
         "objective": "\n".join(texts),
         "session": context,
-        "context": {"a2a": about},
+        "context": {"a2a": {key: message[key] for key in ("messageId", "metadata") if key in message}},
     }
     if data:
         params["input"] = data[0] if len(data) == 1 else data

@@ -187,8 +187,7 @@ class Operations:
             return task_of(task, limit, question=question)
         about = {"task": task.id, "ended": True, "limit": MAX_TURNS}
         found: Json = await self._control.call("approval.list", about, self._caller)
-        turns = msgspec.convert(found, Approvals).approvals
-        return task_of(task, limit, question=question, turns=turns[::-1])
+        return task_of(task, limit, question=question, turns=msgspec.convert(found, Approvals).approvals[::-1])
 
     async def _cancel(self, params: Json) -> object:
         task = await self._task(params)
@@ -211,16 +210,14 @@ class Operations:
         artifacts = params.get("includeArtifacts") is True
         limit = _history(params)
         tasks = [task_of(task, limit, artifacts=artifacts, question=self._question(task)) for task in page.tasks]
-        more = page.more or ""
-        return {"tasks": tasks, "nextPageToken": more, "pageSize": size, "totalSize": len(tasks)}
+        return {"tasks": tasks, "nextPageToken": page.more or "", "pageSize": size, "totalSize": len(tasks)}
 
     # -- push notifications
 
     async def _push_create(self, params: Json) -> object:
         task = await self._pushed(params)
         if self._caller.permission == "read":
-            text = "cannot have notifications sent: the token may only read"
-            raise PermissionDenied(text, required="operate")
+            raise PermissionDenied("cannot have notifications sent: the token may only read", required="operate")
         target = self._pushes.read(task.id, params)
         await self._pushes.add(target, task, self._question(task))
         return target.to_json()
@@ -229,20 +226,17 @@ class Operations:
         task, number = await self._pushed(params), params.get("id")
         found = next((each for each in await self._pushes.of(task.id) if each.id == number), None)
         if found is None:
-            text = f'cannot find push notifications "{number}" of task "{task.id}"'
-            raise A2aError(-32001, text, taskId=task.id)
+            raise A2aError(-32001, f'cannot find push notifications "{number}" of task "{task.id}"', taskId=task.id)
         return found.to_json()
 
     async def _push_list(self, params: Json) -> object:
         task = await self._pushed(params)
-        configs = [each.to_json() for each in await self._pushes.of(task.id)]
-        return {"configs": configs, "nextPageToken": ""}
+        return {"configs": [each.to_json() for each in await self._pushes.of(task.id)], "nextPageToken": ""}
 
     async def _push_delete(self, params: Json) -> object:
         task = await self._pushed(params)
         if self._caller.permission == "read":
-            text = "cannot remove notifications: the token may only read"
-            raise PermissionDenied(text, required="operate")
+            raise PermissionDenied("cannot remove notifications: the token may only read", required="operate")
         await self._pushes.remove(task.id, str(params.get("id")))
         return {}
 
@@ -255,8 +249,7 @@ class Operations:
     async def _subscribed(self, params: Json) -> Task:
         task = await self._task(params)
         if task.state in ENDED:
-            text = f'cannot follow task "{task.id}": it is {task.state}'
-            raise A2aError(-32004, text, taskId=task.id)
+            raise A2aError(-32004, f'cannot follow task "{task.id}": it is {task.state}', taskId=task.id)
         return task
 
     async def _task(self, params: Json) -> Task:

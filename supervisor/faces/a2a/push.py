@@ -175,8 +175,7 @@ class Pushes:
 
     async def _run(self) -> None:
         sql = "DELETE FROM push_target WHERE NOT EXISTS (SELECT 1 FROM task WHERE task.id = push_target.task)"
-        changes = self._bus.subscribe(CHANGES, where=self._note)
-        self._closing = changes.close
+        self._closing = self._bus.subscribe(CHANGES, where=self._note).close
         await self._store.write((sql, ()))
         for target, _status_known in await self._rows("", limit=MOST):
             if is_allowed(target.url, self._allowed):

@@ -163,8 +163,7 @@ class DashboardFace:
         try:
             token = msgspec.json.decode(body, type=_Login).token.strip()
         except msgspec.MsgspecError:
-            words = 'cannot log in: the body is not {"token": TEXT}'
-            raise InvalidParams(words, key="token", reason="body") from None
+            raise InvalidParams('cannot log in: the body is not {"token": TEXT}', key="token", reason="body") from None
         try:
             self._authenticate(token)
         except PermissionDenied as error:

@@ -53,8 +53,7 @@ def check_type(request: web.BaseRequest, body: bytes, types: Sequence[str] = (JS
     """Refuses a body of another type; one without a type is JSON."""
     given = request.headers.get("Content-Type", JSON).partition(";")[0].strip().lower()
     if body and (given not in types or "Content-Encoding" in request.headers):
-        error = InvalidRequest(f"cannot read the body: it is no plain {types[0]}")
-        raise Refused(415, error, Accept=", ".join(types))
+        raise Refused(415, InvalidRequest(f"cannot read the body: it is no plain {types[0]}"), Accept=", ".join(types))
 
 
 def status_of(error: CorralError) -> int:
@@ -134,25 +133,21 @@ async def read_body(request: web.BaseRequest, most_bytes: int = MAX_BODY_BYTES, 
         async with asyncio.timeout(within_s) if not is_here else contextlib.nullcontext():
             return await _BODIES.read(request.content, most_bytes)
     except TimeoutError as error:
-        late = Timeout("cannot wait longer for the body")
-        raise Refused(408, late, Connection="close") from error
+        raise Refused(408, Timeout("cannot wait longer for the body"), Connection="close") from error
     except web.RequestPayloadError as error:
-        invalid = InvalidRequest(f"cannot read the body: {error}")
-        raise Refused(400, invalid, Connection="close") from error
+        raise Refused(400, InvalidRequest(f"cannot read the body: {error}"), Connection="close") from error
 
 
 def too_long(most_bytes: int) -> Refused:
     """Returns the answer to a body that is too long."""
     text = f"cannot take a message of more than {most_bytes} bytes"
-    fault = ResourceLimitExceeded(text, limit="message", value=most_bytes)
-    return Refused(413, fault, Connection="close")
+    return Refused(413, ResourceLimitExceeded(text, limit="message", value=most_bytes), Connection="close")
 
 
 async def _continue(request: web.BaseRequest) -> None:
     """Sends 100 Continue to a client that expects it before its body (RFC 9110, 10.1.1)."""
     if request.headers["Expect"].lower() != "100-continue":
-        error = InvalidRequest("cannot do what the client expects")
-        raise Refused(417, error)
+        raise Refused(417, InvalidRequest("cannot do what the client expects"))
     if request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # the answer itself has not begun

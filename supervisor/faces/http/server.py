@@ -176,8 +176,7 @@ class HttpServer:
             raise
         except Exception as error:  # the outermost frame of this request: a defect of ours
             logger.exception("%s over HTTP failed", request.method)
-            text = f"cannot answer: {type(error).__name__}"
-            found = failure(InternalError(text))
+            found = failure(InternalError(f"cannot answer: {type(error).__name__}"))
         if request.writer.output_size > 0:  # its answer has begun, and cannot be taken back
             if request.transport is not None:
                 request.transport.abort()
@@ -237,6 +236,5 @@ def _tenant(request: web.BaseRequest) -> str | None:
         return None
     if len(set(given)) > 1 or not given[0]:
         words = "it is empty" if not given[0] else "it is given twice"
-        error = InvalidRequest(f"cannot tell the tenant of the request: {words}", header=TENANT_HEADER)
-        raise Refused(400, error)
+        raise Refused(400, InvalidRequest(f"cannot tell the tenant of the request: {words}", header=TENANT_HEADER))
     return given[0]

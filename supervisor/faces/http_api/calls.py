@@ -56,10 +56,8 @@ class ApiFace:
         if streams and method.faces.streams:
             return await serve_stream(request, self._control, method, params, client)
         if not accepts(request, JSON):
-            error = InvalidRequest(f"cannot answer: the client does not take {JSON}")
-            raise Refused(406, error)
-        result = await self._control.call(method.name, params, OneAnswer(client))
-        return _answered(request, match, result)
+            raise Refused(406, InvalidRequest(f"cannot answer: the client does not take {JSON}"))
+        return _answered(request, match, await self._control.call(method.name, params, OneAnswer(client)))
 
     async def close(self) -> None:
         """Returns at once: a request that is under way ends with its connection."""
@@ -112,8 +110,7 @@ def _node_of(request: web.BaseRequest, match: Match, fields: Mapping[str, object
     named = request.headers.getall(NODE_HEADER, [])
     if NODE_KEY not in fields and NODE_KEY in query:
         named += request.query.getall(NODE_KEY, [])
-        pairs = query.split("&")
-        query = "&".join(each for each in pairs if each.partition("=")[0] != NODE_KEY)
+        query = "&".join(each for each in query.split("&") if each.partition("=")[0] != NODE_KEY)
     if len(set(named)) > 1:
         words = f'cannot call "{match.method.name}": it names the nodes {", ".join(named)}'
         raise InvalidParams(words, key=NODE_KEY, method=match.method.name)

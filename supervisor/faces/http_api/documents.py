@@ -85,8 +85,7 @@ def check_read(request: web.BaseRequest, is_there: bool) -> None:
     if not is_there:
         raise NotFound(f'cannot find "{request.path}"', path=request.path)
     if request.method not in ("GET", "HEAD"):
-        error = MethodNotFound(f'cannot serve {request.method} of "{request.path}"')
-        raise Refused(405, error, Allow="GET, HEAD")
+        raise Refused(405, MethodNotFound(f'cannot serve {request.method} of "{request.path}"'), Allow="GET, HEAD")
 
 
 def file_answer(

@@ -76,8 +76,7 @@ def _of_multipart(body: bytes, content_type: str, field: str) -> bytes | None:
     found = BOUNDARY.search(content_type)
     if found is None:
         raise InvalidRequest("cannot read the form: its type has no proper boundary")
-    mark = b"\r\n--" + (found[1] or found[2]).encode()
-    _, *parts = (b"\r\n" + body).split(mark, MAX_FIELDS + 1)
+    _, *parts = (b"\r\n" + body).split(b"\r\n--" + (found[1] or found[2]).encode(), MAX_FIELDS + 1)
     fields: dict[str, bytes] = {}
     for number, part in enumerate(parts):
         if part.startswith(b"--"):
@@ -87,8 +86,7 @@ def _of_multipart(body: bytes, content_type: str, field: str) -> bytes | None:
             raise ResourceLimitExceeded(words, limit="form parts", value=MAX_FIELDS)
         head, is_whole, content = part.partition(b"\r\n\r\n")
         if not is_whole or len(head) > MAX_HEAD_BYTES:
-            words = f"cannot read the form: a part has no end of its head within {MAX_HEAD_BYTES} bytes"
-            raise InvalidRequest(words)
+            raise InvalidRequest(f"cannot read the form: a part has no end of its head within {MAX_HEAD_BYTES} bytes")
         fields.setdefault(_name_of(head.decode("utf-8", "replace")), content)
     raise InvalidRequest("cannot read the form: it ends before its last boundary")
 

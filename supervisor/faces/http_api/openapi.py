@@ -110,8 +110,7 @@ def _schemas(served: Sequence[AnyMethod]) -> tuple[dict[str, Schema], dict[str, 
     params = {
         name: components[str(schema["$ref"]).rpartition("/")[2]] for name, schema in zip(names, schemas, strict=False)
     }
-    results = dict(zip(names, schemas[len(names) :], strict=True))
-    return params, results, dict(components)
+    return params, dict(zip(names, schemas[len(names) :], strict=True)), dict(components)
 
 
 def _forget_unused(paths: object, components: dict[str, Schema]) -> None:
@@ -177,11 +176,10 @@ class _Operation:
     def described(self, params: Schema, result: Schema, components: dict[str, Schema]) -> dict[str, object]:
         """Returns the operation; a body of its own is added to the components."""
         method = self.method
-        text = "\n\n".join(" ".join(part.split()) for part in method.doc.split("\n\n"))
         found: dict[str, object] = {
             "operationId": self.id,
             "summary": method.summary.rstrip("."),
-            "description": text,
+            "description": "\n\n".join(" ".join(part.split()) for part in method.doc.split("\n\n")),
             "tags": [method.name.partition(".")[0]],
             "x-method": method.name,
             "x-permission": method.access.permission,
@@ -296,20 +294,18 @@ def _plain(schema: Schema) -> Schema:
 
 
 def _last_event_id(resumption: Resumption) -> Schema:
-    pattern = "^[A-Za-z0-9_-]+$" if resumption.of_all else "^[0-9]+$"
     return {
         "name": "Last-Event-ID",
         "in": "header",
         "description": f"Of a stream: continues after it, as `{resumption.key}` does.",
-        "schema": {"type": "string", "pattern": pattern},
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]+$" if resumption.of_all else "^[0-9]+$"},
     }
 
 
 def _add_stream(operation: Schema, method: AnyMethod) -> None:
     """Adds the answer of a request that accepts an event stream."""
     responses = cast("dict[str, dict[str, object]]", operation["responses"])
-    answer = responses[min(responses)]
-    content = cast("dict[str, object]", answer["content"])
+    content = cast("dict[str, object]", responses[min(responses)]["content"])
     content[EVENT_STREAM] = {
         "schema": {
             "type": "string",

@@ -91,8 +91,7 @@ def _runtime() -> dict[str, object]:
 def _of_runtime(operation: Schema, method: str) -> Schema:
     responses = operation["responses"]
     assert isinstance(responses, dict), "it has answers"
-    usual = _refusals(400, 401, 403, 404, 406, 429, 431, 500, 502, 503, 504)
-    answers: Schema = {**responses, **usual}
+    answers: Schema = {**responses, **_refusals(400, 401, 403, 404, 406, 429, 431, 500, 502, 503, 504)}
     return {**operation, "tags": ["runtime"], "x-method": method, "responses": answers}
 
 

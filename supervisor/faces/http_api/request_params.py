@@ -92,8 +92,7 @@ def _of_query(name: str, query: str, fields: Mapping[str, Any]) -> dict[str, obj
             words = f'cannot call "{name}": there is no key "{key}"; it has {", ".join(known) or "none"}'
             raise InvalidParams(words, key=key, method=name, known=known)
         if len(values) > 1 and not is_list(fields[key]):
-            words = f'cannot call "{name}": "{key}" is there {len(values)} times'
-            raise InvalidParams(words, key=key, method=name)
+            raise InvalidParams(f'cannot call "{name}": "{key}" is there {len(values)} times', key=key, method=name)
         given[key] = _typed(values, fields[key])
     return given
 

@@ -28,8 +28,7 @@ class VerbRefused(MethodNotFound):
     """Raised for a path that exists, with a verb that it does not serve; `allowed` are those it serves."""
 
     def __init__(self, path: str, verb: str, allowed: list[str]) -> None:
-        words = f'cannot serve {verb} of "{path}": it serves {", ".join(allowed)}'
-        super().__init__(words, path=path, allowed=allowed)
+        super().__init__(f'cannot serve {verb} of "{path}": it serves {", ".join(allowed)}', path=path, allowed=allowed)
         self.allowed = allowed
 
     @property
@@ -100,5 +99,4 @@ def _decoded(word: str) -> str:
     try:
         return unquote(word, errors="strict")
     except UnicodeDecodeError:
-        words = f'cannot read "{word}" of the path: it is not UTF-8'
-        raise InvalidParams(words, key="path", value=word) from None
+        raise InvalidParams(f'cannot read "{word}" of the path: it is not UTF-8', key="path", value=word) from None

@@ -139,8 +139,7 @@ def _is_text(value: object) -> bool:
 
 def _check_verb(request: web.BaseRequest, verb: str) -> None:
     if request.method != verb:
-        refused = VerbRefused(request.path, request.method, [verb])
-        raise Refused(405, refused, Allow=verb)
+        raise Refused(405, VerbRefused(request.path, request.method, [verb]), Allow=verb)
 
 
 def _spec(kind: Kind, given: Mapping[str, object], templates: Mapping[str, Template]) -> dict[str, object]:
@@ -168,8 +167,7 @@ def _spec(kind: Kind, given: Mapping[str, object], templates: Mapping[str, Templ
     elif kind.noun == "team" and not spec.get("members"):
         spec |= {"members": [DEFAULT], "mode": "route"}
     elif kind.noun == "workflow" and not spec.get("steps"):
-        step = {"name": "answer", "agent": DEFAULT, "objective": "answer", "input": "${input}"}
-        spec["steps"] = [step]
+        spec["steps"] = [{"name": "answer", "agent": DEFAULT, "objective": "answer", "input": "${input}"}]
     return spec
 
 

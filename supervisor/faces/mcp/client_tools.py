@@ -107,14 +107,13 @@ class ClientTools:
                 return await call(name, arguments, caller, traceparent, person)
             except InputRequired as required:
                 return required.result()
-        more = {key: value for key, value in params.items() if key not in ("name", "arguments")}
         return await self._tool_calls.call(
             name,
             arguments,
             caller=caller,
             who=self._offer.client.who,
             access=self._offer.access,
-            more=more,
+            more={key: value for key, value in params.items() if key not in ("name", "arguments")},
             supervisor=self._offer.client.supervisor,
         )
 

@@ -131,8 +131,7 @@ class McpFace:
             if request.method == "DELETE":
                 self._sessions.end(self._session(request, client))
                 return web.Response(status=204)
-            error = MethodNotFound(f"cannot serve {request.method}")
-            raise Refused(405, error, Allow="GET, POST, DELETE")
+            raise Refused(405, MethodNotFound(f"cannot serve {request.method}"), Allow="GET, POST, DELETE")
         except Refused as refused:
             return _json(failure(refused.request_id, refused.error), refused.status, refused.headers)
         except HttpRefused as refused:
@@ -140,8 +139,7 @@ class McpFace:
 
     async def _post(self, request: web.BaseRequest, client: HttpClient) -> web.StreamResponse:
         if request.content_type != "application/json" or "Content-Encoding" in request.headers:
-            error = InvalidRequest("cannot read the body: it is no plain application/json")
-            raise Refused(415, error)
+            raise Refused(415, InvalidRequest("cannot read the body: it is no plain application/json"))
         takes = accepted_types(request)
         if not takes:
             text = "cannot answer: the client takes neither application/json nor text/event-stream"
@@ -215,8 +213,7 @@ class McpFace:
         rpc = read_request(message)
         self._sessions.make_room(rpc.id)
         session_id = secrets.token_urlsafe(TOKEN_BYTES)
-        name = client_name(rpc.params.get("clientInfo"))
-        caller = Caller(name=name, sharer=f"http {session_id[:8]}")
+        caller = Caller(name=client_name(rpc.params.get("clientInfo")), sharer=f"http {session_id[:8]}")
         try:
             client_tools = self._offer(view_query(request), caller, client)
         except CorralError as error:
@@ -234,8 +231,7 @@ class McpFace:
     def _session(self, request: web.BaseRequest, client: HttpClient) -> "HttpSession":
         session_id = request.headers.get(http_headers.SESSION)
         if session_id is None:
-            error = InvalidRequest(f"cannot serve the request without {http_headers.SESSION}")
-            raise Refused(400, error)
+            raise Refused(400, InvalidRequest(f"cannot serve the request without {http_headers.SESSION}"))
         session = self._sessions.find(session_id)
         if session is None or session.owner != client.owner:
             raise Refused(404, NotFound("cannot find the session: it has ended"))
@@ -263,8 +259,7 @@ class McpFace:
             return web.Response(status=202)
         ids = {question.id for question in questions}
         if len(ids) < len(questions) or not session.running.keys().isdisjoint(ids):
-            error = InvalidRequest("cannot take the request: its id is in use")
-            raise Refused(400, error, request_id=questions[0].id)
+            raise Refused(400, InvalidRequest("cannot take the request: its id is in use"), request_id=questions[0].id)
         if len(session.running) + len(questions) > MAX_REQUESTS:
             full = Overloaded(f"cannot take more than {MAX_REQUESTS} requests", retry_after_s=1)
             raise Refused(429, full, request_id=questions[0].id, Retry_After="1")

@@ -48,8 +48,7 @@ def _only(values: Values, name: str) -> str | None:
 
 
 def _mismatch(name: str, what: str) -> ProtocolError:
-    text = f"cannot serve the request: header {name} differs from {what}"
-    return ProtocolError(HEADER_MISMATCH, text, header=name)
+    return ProtocolError(HEADER_MISMATCH, f"cannot serve the request: header {name} differs from {what}", header=name)
 
 
 def _is_same(value: object, header: str | None) -> bool:

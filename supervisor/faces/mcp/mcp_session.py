@@ -257,8 +257,7 @@ class Reply:
             answer = failure(rpc.id, error)
         except Exception as error:  # the outermost frame of this request: a defect of ours
             logger.exception("%s over HTTP failed", rpc.method)
-            text = f'cannot answer "{rpc.method}": {type(error).__name__}'
-            answer = failure(rpc.id, InternalError(text))
+            answer = failure(rpc.id, InternalError(f'cannot answer "{rpc.method}": {type(error).__name__}'))
         if self._is_streaming and self._stream is not None:
             self._put(self._stream, answer)
         else:
@@ -324,8 +323,7 @@ class Reply:
     async def ask(self, method: str, params: Mapping[str, object]) -> object:
         """Returns the client's answer; raises CorralError."""
         if self._stream is None or self._session is None:
-            text = f'cannot ask the client "{method}": it takes no stream'
-            raise MethodNotFound(text, method=method)
+            raise MethodNotFound(f'cannot ask the client "{method}": it takes no stream', method=method)
         self._stir()  # the waiter looks when the request is in the stream
         return await self._session.ask(self._stream, method, params)
 
@@ -334,11 +332,9 @@ def read_request(message: Mapping[str, object]) -> RpcRequest:
     """Returns the request in a message."""
     request_id, method = message.get("id"), message.get("method")
     if not isinstance(request_id, str | int) or isinstance(request_id, bool):
-        error = InvalidRequest("cannot read the request: its id is no string and no integer")
-        raise Refused(400, error)
+        raise Refused(400, InvalidRequest("cannot read the request: its id is no string and no integer"))
     if message.get("jsonrpc") != "2.0" or not isinstance(method, str):
-        error = InvalidRequest("cannot read the body as a request of JSON-RPC")
-        raise Refused(400, error, request_id=request_id)
+        raise Refused(400, InvalidRequest("cannot read the body as a request of JSON-RPC"), request_id=request_id)
     params = {} if message.get("params") is None else as_object(message["params"])
     if params is None:
         invalid = InvalidParams(f'cannot call "{method}": its params are no object')

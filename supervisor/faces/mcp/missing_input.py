@@ -71,8 +71,7 @@ def completed(
     content = codec.as_object(response.get("content")) or {}
     if response.get("action") != "accept":
         return arguments
-    given = {key: content[key] for key in _missing(receiver, arguments) if key in content}
-    return {**arguments, **given}
+    return {**arguments, **{key: content[key] for key in _missing(receiver, arguments) if key in content}}
 
 
 def _missing(receiver: Receiver, arguments: Mapping[str, object]) -> dict[str, Mapping[str, object]]:

@@ -87,8 +87,7 @@ class ClientTasks:
             return None  # the first is a call that goes on, and so was no task
         arguments: Mapping[str, object] | None = codec.as_object(params.get("arguments", {}))
         if arguments is None:
-            text = f'cannot call "{name}": its arguments are no object'
-            raise InvalidParams(text, key="arguments")
+            raise InvalidParams(f'cannot call "{name}": its arguments are no object', key="arguments")
         if name == RUN:
             self._offer.check_own(OWN_TOOLS[RUN])
             asked = convert(arguments, RunArguments, name)
@@ -152,8 +151,7 @@ class ClientTasks:
         """Cancels a task and returns it when it has ended; one that had ended before stays as it is."""
         record = await self._record(task_id, caller)
         if not (self._offer.may_use(OWN_TOOLS[f"{PREFIX}cancel"]) or self._is_begun_with(record)):
-            text = f'cannot cancel task "{task_id}": it is not allowed'
-            raise PermissionDenied(text, task=task_id)
+            raise PermissionDenied(f'cannot cancel task "{task_id}": it is not allowed', task=task_id)
         tool_caller = self._offer.tool_caller(caller, None)
         return self._shown(await self._called("task.cancel", {"task": task_id}, tool_caller), caller)
 
@@ -190,8 +188,7 @@ class ClientTasks:
         return name is not None and not self._offer.is_inside and self._offer.offers(name)
 
     async def _called(self, method: str, params: Mapping[str, object], tool_caller: ToolCaller) -> Task:
-        record = await call_method(self._control, method, params, tool_caller)
-        return msgspec.convert(record, Task)
+        return msgspec.convert(await call_method(self._control, method, params, tool_caller), Task)
 
     # -- shapes
 
@@ -231,8 +228,7 @@ class ClientTasks:
         agent = self._agents.registry.agents.get(record.agent)
         tasks = (self._agents.config.defaults if agent is None else agent.spec).tasks
         end = time.time() if record.finished_at is None else _seconds(record.finished_at)
-        lived_s = max(0.0, end - _seconds(record.created_at))
-        return max(1, int((lived_s + tasks.result_retention) * 1000))
+        return max(1, int((max(0.0, end - _seconds(record.created_at)) + tasks.result_retention) * 1000))
 
 
 class TaskStatusFeed:

@@ -136,8 +136,7 @@ def _schema(type_: type[Struct]) -> dict[str, object]:
     (reference,), components = msgspec.json.schema_components(
         [type_], schema_hook=any_value, ref_template="#/$defs/{name}"
     )
-    name = str(reference["$ref"]).rpartition("/")[2]
-    schema = components.pop(name)
+    schema = components.pop(str(reference["$ref"]).rpartition("/")[2])
     for each in (schema, *components.values()):
         each.pop("title", None)  # the name and docstring of a Struct are for readers of the code,
         each.pop("description", None)  # and mean nothing to a client
@@ -270,8 +269,7 @@ async def introduce(control: Control, person: Person, caller: ToolCaller) -> Non
     """Lets a person answer under the rights of its client, and takes the answers that the call brings."""
 
     async def give(number: int, answer: str | None) -> object:
-        given = {"approval": number, "answer": answer}
-        return await call_method(control, "approval.answer", given, caller)
+        return await call_method(control, "approval.answer", {"approval": number, "answer": answer}, caller)
 
     person.give = give
     await person.take_responses()
@@ -292,8 +290,7 @@ async def run_exposed(
     control: Control, receiver: exposed.Receiver, order: exposed.Order, caller: ToolCaller
 ) -> dict[str, object]:
     """Runs a task on an exposed agent, team or workflow, and returns MCP's result."""
-    asked = RunArguments(order.objective, agent=receiver.name, input=order.input)
-    answer = await _run(control, asked, caller)
+    answer = await _run(control, RunArguments(order.objective, agent=receiver.name, input=order.input), caller)
     return exposed.result_of(codec.as_object(answer.structured) or {})
 
 

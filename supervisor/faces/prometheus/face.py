@@ -32,16 +32,14 @@ class MetricsFace:
         if request.path != self.prefix:
             raise NotFound(f'cannot find "{request.path}"', path=request.path)
         if request.method not in ("GET", "HEAD"):
-            error = MethodNotFound(f'cannot serve {request.method} of "{request.path}"')
-            raise Refused(405, error, Allow="GET, HEAD")
+            raise Refused(405, MethodNotFound(f'cannot serve {request.method} of "{request.path}"'), Allow="GET, HEAD")
         if not self._in_force.config.defaults.monitoring.enable_metrics:
             raise NotFound("cannot serve metrics: enable_metrics is false", key="enable_metrics")
         accept = request.headers.get("Accept", "")
         async with self._scraping:
             figures = await self._figures.take(client.agents)
             body, content_type = await asyncio.to_thread(_exposition, figures, accept)
-        headers = {"Content-Type": content_type, "Cache-Control": "no-store"}
-        return web.Response(body=body, headers=headers)
+        return web.Response(body=body, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 
     async def close(self) -> None:
         """Returns at once."""

@@ -29,6 +29,5 @@ async def push(figures: snapshot.Figures, in_force: InForce, send: Send, report:
         if not in_force.config.defaults.monitoring.enable_metrics:
             continue
         taken = await figures.take(None)
-        metrics = partial(exposition.metrics, taken)
-        is_taken = await send(metrics, int(taken.started_s * 1e9), time.time_ns())
+        is_taken = await send(partial(exposition.metrics, taken), int(taken.started_s * 1e9), time.time_ns())
         report(not is_taken, int(not is_taken))

@@ -84,8 +84,7 @@ class HealthFace:
             raise NotFound(f'cannot find "{request.path}"')
         _check_verb(request, "GET")
         reasons = reasons_of(self._agents, self._name)
-        state = "unavailable" if reasons else "ok"
-        found = {"name": self._name, "status": state, "reasons": reasons}
+        found = {"name": self._name, "status": "unavailable" if reasons else "ok", "reasons": reasons}
         return answer(found, 503 if reasons else 200)
 
     async def close(self) -> None:
@@ -115,8 +114,7 @@ class ServiceFace:
         verb = ROUTES.get(request.path)
         if verb is None:
             known = sorted({*ROUTES, HealthFace.prefix})
-            text = f'cannot find "{request.path}"; there are {", ".join(known)}'
-            raise NotFound(text, known=known)
+            raise NotFound(f'cannot find "{request.path}"; there are {", ".join(known)}', known=known)
         _check_verb(request, verb)
         if request.path == "/openapi.json":
             return answer(document(self._name, with_token=not self.open))
@@ -170,8 +168,7 @@ def _check_verb(request: web.BaseRequest, verb: str) -> None:
 
 
 def _wants_stream(request: web.BaseRequest) -> bool:
-    accept = ",".join(request.headers.getall("Accept", []))
-    return "text/event-stream" in accept.lower()
+    return "text/event-stream" in ",".join(request.headers.getall("Accept", [])).lower()
 
 
 async def _read_run(request: web.BaseRequest) -> RunBody:

@@ -166,8 +166,7 @@ class AgentServices:
             for name, exposure in wanted.items():
                 if exposure.address is None:
                     continue
-                new = _Service(name, exposure.address, exposure.auth)
-                service = self._services.setdefault(name, new)
+                service = self._services.setdefault(name, _Service(name, exposure.address, exposure.auth))
                 service.auth = exposure.auth
                 if service.listener is None and service.due_at <= self._loop.time():
                     await self._open(service)

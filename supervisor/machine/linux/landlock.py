@@ -110,8 +110,7 @@ def restrict(
         if temporary is not None and files:
             _allow(ruleset, "temporary", temporary, files)
         for port in connect_ports or ():
-            rule = struct.pack("=QQ", NET_CONNECT_TCP, port)
-            system_call(SYS_ADD_RULE, ruleset, RULE_NET_PORT, rule, 0)
+            system_call(SYS_ADD_RULE, ruleset, RULE_NET_PORT, struct.pack("=QQ", NET_CONNECT_TCP, port), 0)
         system_call(SYS_RESTRICT_SELF, ruleset, 0)
     finally:
         os.close(ruleset)

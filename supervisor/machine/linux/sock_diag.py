@@ -80,8 +80,7 @@ def unix_sockets(path: str, states: Collection[int]) -> Iterator[UnixSocket]:
 
 def _answers(request: bytes) -> Iterator[bytes]:
     """Sends one request for a dump, and yields the payload of each answer."""
-    size = HEADER.size + len(request)
-    header = HEADER.pack(size, SOCK_DIAG_REQUEST, NLM_F_REQUEST | NLM_F_DUMP, 1, 0)
+    header = HEADER.pack(HEADER.size + len(request), SOCK_DIAG_REQUEST, NLM_F_REQUEST | NLM_F_DUMP, 1, 0)
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
     with socket.socket(socket.AF_NETLINK, kind, NETLINK_SOCK_DIAG) as asked:
         asked.bind((0, 0))

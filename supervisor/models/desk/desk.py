@@ -230,8 +230,7 @@ class ModelDesk:
                     uncounted.append(noted)
                 elif 0 <= now - line.at < MINUTE_S and line.usage.tokens:
                     self.ledger.add_to_minute(line.model, line.usage.tokens, now - line.at)
-                    agent = noted.account.agent
-                    self._budgets.restore_tokens(agent, line.usage.tokens, now - line.at)
+                    self._budgets.restore_tokens(noted.account.agent, line.usage.tokens, now - line.at)
         named = {noted.account.task for noted in uncounted} - {None}
         ended: dict[str, Task] = {}
         for task_id in {*tasks, *filter(None, named)}:

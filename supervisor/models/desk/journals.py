@@ -83,8 +83,7 @@ class Journals:
 
     def unfinished(self) -> list[str]:
         """Returns the files that may have calls which are not counted, the oldest first."""
-        names = [name for name, counted in self._counted.items() if counted != COUNTED]
-        return sorted(names, key=_place)
+        return sorted([name for name, counted in self._counted.items() if counted != COUNTED], key=_place)
 
     def all(self) -> list[str]:
         """Returns all files, the oldest first."""

@@ -127,8 +127,7 @@ class ModelGateway:
             log.error("cannot read the models: %s", task.exception())
 
     async def _feed(self) -> None:
-        endpoints = await self._endpoints.read()
-        self._process.send({"op": "models", "models": msgspec.to_builtins(endpoints)})
+        self._process.send({"op": "models", "models": msgspec.to_builtins(await self._endpoints.read())})
 
     def _send_journal(self) -> None:
         try:

@@ -63,8 +63,7 @@ class Keys:
         return Claim(unit, task) if is_ours else None
 
     def _signature(self, unit: str) -> str:
-        digest = hmac.digest(self._secret, unit.encode(), "sha256")
-        return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+        return base64.urlsafe_b64encode(hmac.digest(self._secret, unit.encode(), "sha256")).decode().rstrip("=")
 
 
 def variables(models: Iterable[DeclaredModel], address: str, key: str) -> dict[str, str]:

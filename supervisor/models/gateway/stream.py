@@ -111,8 +111,7 @@ class StreamReader:
             return known, False
         if known is not None:  # the beginning of a message: its input is known
             return msgspec.structs.replace(known, output=max(known.output, self.events)), True
-        guessed = request_bytes // CHARS_PER_TOKEN if self.events else 0
-        return Usage(input=guessed, output=self.events), True
+        return Usage(input=request_bytes // CHARS_PER_TOKEN if self.events else 0, output=self.events), True
 
     def _read(self, event: bytes) -> bool:
         """Notes what an event says; returns whether it is hidden."""

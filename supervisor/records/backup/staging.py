@@ -230,8 +230,7 @@ def _check_audit(database: sqlite3.Connection, path: str, file: Path) -> int:
         if not rows:
             break
         verifier.take(rows)
-    beyond = "SELECT MIN(id) FROM audit WHERE id > ?"
-    verifier.check_end(database.execute(beyond, (head.number,)).fetchone()[0])
+    verifier.check_end(database.execute("SELECT MIN(id) FROM audit WHERE id > ?", (head.number,)).fetchone()[0])
     if verifier.wrong is not None:
         raise _damaged(file, path, f"audit record {verifier.wrong['id']} {verifier.wrong['what']}")
     return integer(verifier.verdict()["records"])

@@ -226,8 +226,7 @@ class Bus:
         The caller bounds `data`, whose size as JSON is `data_bytes`; it may be that JSON, as a `msgspec.Raw`.
         """
         fields = {"data": data, "from": sender}
-        size_bytes = ENVELOPE_BYTES + data_bytes
-        return self._post(event_type, agent, worker, incarnation, fields, size_bytes, True)
+        return self._post(event_type, agent, worker, incarnation, fields, ENVELOPE_BYTES + data_bytes, True)
 
     def _post(
         self,
@@ -240,8 +239,7 @@ class Bus:
         store: bool,
     ) -> Event:
         seq = self._next_seq
-        at = rfc3339(self._clock())
-        event = Event(seq, at, event_type, agent, worker, incarnation, fields, size_bytes)
+        event = Event(seq, rfc3339(self._clock()), event_type, agent, worker, incarnation, fields, size_bytes)
         self._next_seq += 1
         if seq >= self._reserve_at and self._reserve is not None:
             self._reserve_at = seq + RESERVE // 2

@@ -351,8 +351,7 @@ class LogWriter:
     @property
     def is_to_be_checked(self) -> bool:
         """Returns whether `check` may have something to do; else it has until something is written or lost."""
-        unverified = self._unverified.size_bytes
-        return bool(unverified or self._gap or (self._was_alive and not self._opened))
+        return bool(self._unverified.size_bytes or self._gap or (self._was_alive and not self._opened))
 
     def check(self) -> None:
         """Finds a file that was moved or deleted, and writes about a gap once writing works again."""

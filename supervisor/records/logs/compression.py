@@ -56,7 +56,7 @@ class Compressor:
 
     def __init__(self, directory: Path, after_s: float = COMPRESS_AFTER_S) -> None:
         self.compressed: OrderedDict[int, int] = OrderedDict()
-        """Inodes of files that are gone -> those of their copies; of the last PACKED_KEPT."""
+        """Inodes of files that are gone -> those of their copies; of the last COPIES_KEPT."""
         self._directory = directory
         self._after_s = after_s
         self._due: deque[tuple[float, str, str]] = deque()

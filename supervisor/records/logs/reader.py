@@ -467,8 +467,7 @@ class Cursor:
         count = f"{skipped} lines" if skipped else "parts of a line" if skipped == 0 else "lines"
         text = f"corral: {count} skipped: {reason}"
         self._decoder.move(self._head, self._offset)
-        shown = {"level": "warning", "text": text, "skipped_lines": skipped}
-        return self._decoder.record("corral", shown)
+        return self._decoder.record("corral", {"level": "warning", "text": text, "skipped_lines": skipped})
 
 
 def _line_ends(writer: WriterState | None) -> dict[int, int]:

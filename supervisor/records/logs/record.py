@@ -99,8 +99,7 @@ class LineDecoder:
 
     def record(self, stream: str, shown: Mapping[str, object]) -> Record:
         """Returns a record at the time of the last line."""
-        fields = {"at": self.at, **self._origin, "stream": stream, "level": None, **shown}
-        record = PlacedRecord(fields)
+        record = PlacedRecord({"at": self.at, **self._origin, "stream": stream, "level": None, **shown})
         record.place = (self._head, self._offset, self._rests() if self._parts else ())
         return record
 

@@ -27,8 +27,7 @@ class Expiry:
         """Returns the seconds between two runs, by pool; None for the agents without one."""
         config = self._memory.membership.config
         usual = config.defaults.memory.cleanup_interval
-        pools = config.pools.values()
-        return {None: usual, **{pool.name: pool.cleanup_interval or usual for pool in pools}}
+        return {None: usual, **{pool.name: pool.cleanup_interval or usual for pool in config.pools.values()}}
 
     @property
     def due_in_s(self) -> float:

@@ -192,8 +192,7 @@ class _Put(Step):
         )
         count_keys(connection, self._agent, more_keys, more_bytes)
         if self._claim is not None and more_bytes > 0:
-            written = Entry(*self._where, size)
-            self._claim.settle(connection, written, more_bytes, self._at, has_history=False)
+            self._claim.settle(connection, Entry(*self._where, size), more_bytes, self._at, has_history=False)
         return 1
 
     def _exceeded(self, connection: sqlite3.Connection, more_keys: int, more_bytes: int) -> tuple[str, int] | None:

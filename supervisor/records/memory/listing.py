@@ -131,8 +131,7 @@ class Listing:
             of_agent = membership.of(str(row[0]))
             counts = [number_of(each) for each in row[1:]]
             if of_agent is not None and any(counts):
-                before = sums[of_agent.name]
-                sums[of_agent.name] = [a + b for a, b in zip(before, counts, strict=True)]
+                sums[of_agent.name] = [a + b for a, b in zip(sums[of_agent.name], counts, strict=True)]
                 agents[of_agent.name].add(str(row[0]))
         for name, facts in found.items():
             keys, keys_bytes, sessions, size_bytes = sums[name]

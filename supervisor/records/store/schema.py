@@ -403,8 +403,7 @@ def _open_error(path: Path, error: OSError | sqlite3.Error) -> CorralError:
             return PermissionDenied(text, file=file, reason=reason)
         return Conflict(text, file=file, reason=reason)
     if isinstance(error, BlockingIOError):
-        held = f'cannot open the store "{path}": another daemon has it'
-        return Conflict(held, file=file, reason="in-use")
+        return Conflict(f'cannot open the store "{path}": another daemon has it', file=file, reason="in-use")
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return PermissionDenied(text, file=file, reason="permission")
     return Conflict(text, file=file, reason=errno.errorcode.get(error.errno or 0, "unreadable"))

@@ -264,8 +264,7 @@ class Store:
             raise self._overloaded("reads-waiting", waiting=self._reads)
         self._reads += 1
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._reads_pool, self._fetch, sql, params)
+            return await asyncio.get_running_loop().run_in_executor(self._reads_pool, self._fetch, sql, params)
         finally:
             self._reads -= 1
 

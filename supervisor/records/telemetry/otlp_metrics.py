@@ -46,8 +46,7 @@ def metric(source: Source, started_ns: int, now_ns: int) -> Metric:
     """Returns a metric of Prometheus as one of OpenTelemetry: `started_ns` is when its counters were 0."""
     unit = next((unit for end, unit in UNITS.items() if source.name.endswith(end)), "")
     if source.type == "histogram":
-        points = _histogram_points(source, started_ns, now_ns)
-        histogram = Histogram(points, AggregationTemporality.CUMULATIVE)
+        histogram = Histogram(_histogram_points(source, started_ns, now_ns), AggregationTemporality.CUMULATIVE)
         return Metric(source.name, source.documentation, unit, histogram)
     wanted = f"{source.name}_total" if source.type == "counter" else None
     numbers = [

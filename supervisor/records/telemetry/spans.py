@@ -199,8 +199,7 @@ def _attempt(task: Task, context: TraceContext, end_ns: int, error: tuple[str, s
         attributes["gen_ai.agent.id"] = task.worker
     own = attempt_context(task)
     start_ns = min(unix_ns(task.started_at), end_ns)
-    name = f"attempt {task.attempt}"
-    return Span(name, own, context.span, "internal", start_ns, end_ns, attributes, *error)
+    return Span(f"attempt {task.attempt}", own, context.span, "internal", start_ns, end_ns, attributes, *error)
 
 
 def _digest(*words: str) -> str:

@@ -90,10 +90,9 @@ def check_input(name: str, schema: Mapping[str, object], value: object) -> None:
     """Returns if the input of a task matches the `input_schema` of its agent."""
     if faults := _compiled(codec.encode(schema)).faults(value):
         first = faults[0]
-        key = f"input.{first['path']}" if first["path"] else "input"
         raise InvalidParams(
             f'cannot run the task on "{name}": the input breaks its input_schema: {first["reason"]}',
-            key=key,
+            key=f"input.{first['path']}" if first["path"] else "input",
             **first,
             errors=faults,
             agent=name,

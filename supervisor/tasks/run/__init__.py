@@ -7,5 +7,5 @@ team or workflow is executed (a port, which the executor defines), or which tran
 
 Begin with `tasks`, the facade. A new task passes `submission` and `admission` (which agent), `backlog` (until its turn),
 `dispatcher` (which worker), `executor` and `attempt` (the run), `record_writer` and `table` (the record). Decisions
-that need none of these are in the room `task_rules`.
+that need none of these are in the module `task_rules`.
 """

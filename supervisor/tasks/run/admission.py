@@ -175,8 +175,7 @@ class Admission:
         whose = f'of the tenant "{tenant}"' if tenant else "of the owner"
         text = f"{own} {whose} wait, {waiting} of {limit} in all"
         if tenant:
-            key = "max_total_queue_size"
-            self._tenants.refusals.note(tenant, key, limit, own, text, agent=None)
+            self._tenants.refusals.note(tenant, "max_total_queue_size", limit, own, text, agent=None)
         raise Overloaded(
             f"cannot queue a task: {text}; the rest is left to others",
             limit="max_total_queue_size",

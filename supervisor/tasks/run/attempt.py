@@ -300,8 +300,7 @@ class Attempt:
         await _first_of(ends, self.supervisor.until(lambda _: not self._is_paused))
 
     def _alive_at(self) -> float:
-        resumed_at = self.supervisor.worker.resumed_at
-        return max(self._beat_at, resumed_at, self.supervisor.shared.stall_clock.floor())
+        return max(self._beat_at, self.supervisor.worker.resumed_at, self.supervisor.shared.stall_clock.floor())
 
     async def _answered(self, channel: Channel, answer: asyncio.Future[object]) -> Outcome:
         error = answer.exception()

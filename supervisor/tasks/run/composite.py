@@ -183,8 +183,7 @@ class CompositeRunner:
         elif self._registry.draining and task.kind != "placed":
             return  # its parts were refused or put down: the next daemon goes on with it
         elif isinstance(error, CorralError):
-            state = state_of(error) if task.kind == "placed" else "failed"
-            await self._endings.end(entry, state, error)
+            await self._endings.end(entry, state_of(error) if task.kind == "placed" else "failed", error)
         else:
             logger.error("cannot perform task %s", task.id, exc_info=error)
             defect = InternalError(f'cannot perform task "{task.id}": {error!r}')

@@ -214,8 +214,7 @@ class Dispatcher:
             return
         limit_s = task.queue_timeout_s or agent.spec.tasks.queue_timeout
         if limit_s > 0 and task.attempt == 0:
-            waits_until = entry.since + limit_s
-            entry.timer = self._loop.call_at(waits_until, self._leave_queue, entry, limit_s)
+            entry.timer = self._loop.call_at(entry.since + limit_s, self._leave_queue, entry, limit_s)
         reason = self._why_not(agent, None)
         if reason and task.reason != reason:
             self._explained.add(task.agent)

@@ -144,8 +144,7 @@ class Executor:
         supervisor.begin(task.id)
         if written is None:
             written = self._begin_now(entry, attempt, started)
-        place = _Place(scheduler, supervisor, started)
-        self._endings.keep(self._run(entry, attempt, place, written))
+        self._endings.keep(self._run(entry, attempt, _Place(scheduler, supervisor, started), written))
 
     def _begin_now(self, entry: Entry, attempt: Attempt, started: Task) -> Writing | None:
         """Starts an attempt that needs no write; a defect in this ends the attempt, not the dispatcher."""

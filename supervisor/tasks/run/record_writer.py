@@ -414,8 +414,7 @@ def _ending(entry: Entry, state: TaskState, output: object, error: CorralError |
 
 def _recorded(error: CorralError, entry: Entry) -> Error:
     """Returns an error as the record has it, which a message has to hold."""
-    whole = Error.of(error)
-    return bounded(whole, error_room(entry.size_bytes))
+    return bounded(Error.of(error), error_room(entry.size_bytes))
 
 
 def _is_match(task: Task, created: float, wanted: TaskListParams) -> bool:

@@ -83,6 +83,5 @@ class Recovery:
                 died = WorkerFailed("the daemon died while it ran", worker=task.worker, result="daemon-gone")
                 endings.keep(endings.end(entry, "failed", agent_gone(task) if is_gone else given_up(task, died)))
                 return
-            again = replace(task, state="queued", worker=None, reason="the daemon died")
-            self._backlog.replace(entry, again)
+            self._backlog.replace(entry, replace(task, state="queued", worker=None, reason="the daemon died"))
         await self._submission.resume(entry)

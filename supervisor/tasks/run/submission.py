@@ -80,8 +80,7 @@ class Submission:
             self._accounting.check_is_no_step(key)
         lock = self._arriving.setdefault(key, asyncio.Lock())
         async with lock:  # of two that come at once the second sees the first
-            names = [agent.name for agent in able] or [str(params.agent)]
-            known = await self._writer.known(names, key)
+            known = await self._writer.known([agent.name for agent in able] or [str(params.agent)], key)
             return await self._paced(whose, take) if known is None else await self._known(known, params, parent)
 
     async def _paced(self, tenant: str, take: Callable[[], Awaitable[Task]]) -> Task:
@@ -268,8 +267,7 @@ class Submission:
         error = None if written.cancelled() else written.exception()
         if written.cancelled() or error is not None:
             self._dispatcher.dependencies.remove(entry)
-            refusal = error or ShuttingDown("cannot take the task: the store is closed")
-            self._endings.refuse(entry, refusal)
+            self._endings.refuse(entry, error or ShuttingDown("cannot take the task: the store is closed"))
         else:
             self._writer.accept(entry)
             self._dispatcher.settle(entry)

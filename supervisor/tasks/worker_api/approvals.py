@@ -271,8 +271,7 @@ class Approvals:
         return one
 
     def _arm(self, one: Open) -> None:
-        left_s = one.expires - self._clock()
-        one.timer = self._loop.call_later(max(min(left_s, 3600.0), 0.0), self._look, one)
+        one.timer = self._loop.call_later(max(min(one.expires - self._clock(), 3600.0), 0.0), self._look, one)
 
     def _look(self, one: Open) -> None:
         """Ends a question whose time is over by the wall clock, which may have been set."""

@@ -113,8 +113,7 @@ class WorkerApi:
         return {"tools": await self._tool_calls.tools_for(supervisor, asked.task)}
 
     async def _call_tool(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
-        asked = convert(params, WorkerCallParams, "tools/call")
-        return await self._tool_calls.call_for(supervisor, asked)
+        return await self._tool_calls.call_for(supervisor, convert(params, WorkerCallParams, "tools/call"))
 
     # -- delegation
 
@@ -153,8 +152,7 @@ class WorkerApi:
 
     async def _get(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, MemoryParams, "memory/get")
-        found = await self._values.get(supervisor.spec.name, asked.session, asked.key)
-        return {"value": found}
+        return {"value": await self._values.get(supervisor.spec.name, asked.session, asked.key)}
 
     async def _delete(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, MemoryParams, "memory/delete")

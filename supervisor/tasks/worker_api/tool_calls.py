@@ -116,8 +116,7 @@ class ToolCalls:
         access = access_of(supervisor.spec, _lists(entries))
         name = supervisor.spec.name
         caller = caller_of(supervisor.id, name, tenant_of(name))
-        sent = {"name": call.name, "arguments": call.arguments}
-        return await self._call(record, sent, caller, access, None)
+        return await self._call(record, {"name": call.name, "arguments": call.arguments}, caller, access, None)
 
     async def call_agent(
         self, supervisor: WorkerSupervisor, task: str | None, name: str, arguments: Mapping[str, object], access: Access

@@ -4,6 +4,7 @@ Guarantees that a run of a schedule makes one task, and that a workflow goes on 
 every part is found by its parent and step. Holds nothing that a record does not. Must not know how a
 task is queued or run.
 
-Begin with `workflow_engine` for teams and workflows (their tables are in `config.workflow` and `config.team`), with
-`schedules` for schedules; `workflow_decision` decides the next tasks, `cron` the next times, and both are pure.
+Begin with `workflow_engine` for teams and workflows (their tables are in `config.spec.workflow` and
+`config.spec.team`), with `schedules` for schedules; `workflow_decision` decides the next tasks, `cron` the next times,
+and both are pure.
 """

@@ -63,8 +63,7 @@ def adopted(schedule: Schedule, earlier: Entry | None, now: float, made: float) 
         return earlier
     times = times_of(record, made)
     next_at = None if record.paused else following(times, now)
-    record = replace(record, created_at=stamp(now), next_at=stamp_of(next_at))
-    return Entry(record, times, now, next_at)
+    return Entry(replace(record, created_at=stamp(now), next_at=stamp_of(next_at)), times, now, next_at)
 
 
 def shared_entry(record: ScheduleRecord, now: float) -> Entry:

@@ -124,8 +124,7 @@ def times_of(record: ScheduleRecord, made: float) -> Times:
 
 def stamp(seconds: float) -> str:
     """Returns a time as RFC 3339 in UTC, to the millisecond."""
-    at = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-    return at.replace("+00:00", "Z")
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def stamp_of(seconds: float | None) -> str | None:

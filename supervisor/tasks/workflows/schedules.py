@@ -195,8 +195,7 @@ class Schedules:
         now = round(self._clock(), 3)  # as the record has it for the next daemon
         start = None if params.start_at is None else round(params.start_at, 3)
         at = None if params.at is None else round(params.at, 3)
-        anchor = now if start is None else start
-        times = Times(anchor, params.every_s, params.cron, params.timezone, start, at)
+        times = Times(now if start is None else start, params.every_s, params.cron, params.timezone, start, at)
         try:
             check(times)
         except Refused as error:
@@ -376,8 +375,7 @@ class Schedules:
     def _of(self, name: str) -> Entry:
         entry = self._entries.get(name)
         if entry is None:
-            known = sorted(self._entries)[:100]
-            raise NotFound(f'cannot find schedule "{name}"', name=name, known=known)
+            raise NotFound(f'cannot find schedule "{name}"', name=name, known=sorted(self._entries)[:100])
         return entry
 
     # -- what is due
@@ -399,8 +397,7 @@ class Schedules:
                 self._put_off(entry, what.next_at)
                 await self._note(entry)
         for start in range(0, len(due), AT_ONCE):
-            some = due[start : start + AT_ONCE]
-            await asyncio.gather(*(self._perform(entry, what) for entry, what in some))
+            await asyncio.gather(*(self._perform(entry, what) for entry, what in due[start : start + AT_ONCE]))
 
     async def _perform(self, entry: Entry, due: Due) -> None:
         """Submits the task of a run, or skips it; either way the schedule goes on."""

@@ -2,7 +2,7 @@
 
 Holds nothing that a record does not: a submitted part is found by its parent and step, so that a later
 daemon goes on where an earlier one stood, and no ended part is run again. The order of steps is decided in
-`config.workflow`, the choice of members in `config.team`.
+`workflow_decision`, the choice of members in `config.spec.team`.
 """
 
 import asyncio
@@ -253,10 +253,9 @@ class WorkflowEngine(composite.WorkflowEngine):
 
         After a restart of the daemon none has yet, and none is to be passed over for that.
         """
-        agents = [self._agents.agents[name] for name in names if name in self._agents.agents]
         silent = [
             (agent, supervisor)
-            for agent in agents
+            for agent in [self._agents.agents[name] for name in names if name in self._agents.agents]
             if agent.spec.speaks == "corral" and not agent.spec.capabilities
             for supervisor in agent.supervisors
             if not _has_announced(agent, supervisor.worker)
@@ -299,8 +298,7 @@ class WorkflowEngine(composite.WorkflowEngine):
 
         async def run(name: str) -> Branch:
             async with gate:
-                part = Submission(name, name, _handed_on(task, name))
-                return held.held(await self._run(task, part, earlier))
+                return held.held(await self._run(task, Submission(name, name, _handed_on(task, name)), earlier))
 
         async with asyncio.TaskGroup() as group:
             runs = [group.create_task(run(name)) for name in members]
@@ -398,8 +396,7 @@ def _announced(agent: Agent) -> tuple[str, ...]:
 
 
 def _branch(child: Task) -> Branch:
-    state = child.state if child.state in ENDED else "open"
-    return Branch(child.id, state, child.output, child.error)
+    return Branch(child.id, child.state if child.state in ENDED else "open", child.output, child.error)
 
 
 def _keyed(task: Task, step: str, params: TaskParams) -> TaskParams:
@@ -453,5 +450,4 @@ def _member_entry(name: str, branch: Branch, room_bytes: int) -> dict[str, objec
     entry: dict[str, object] = {"member": name, "task": branch.task, "state": branch.state}
     if branch.error is None:
         return {**entry, "output": branch.output}
-    error = bounded(branch.error, room_bytes)
-    return {**entry, "error": asdict(error)}
+    return {**entry, "error": asdict(bounded(branch.error, room_bytes))}

@@ -73,8 +73,7 @@ def look_in_s(room_bytes: int | None, *, holds_cpu: bool, counts: bool) -> float
 
 def shared_percent(limit: int, wanted: Mapping[K, float]) -> dict[K, int]:
     """Returns the percent of one core that each worker of a tenant may use."""
-    asked = {key: max(LEAST_PERCENT, use * HEADROOM) for key, use in wanted.items()}
-    found = shares(float(limit), asked)
+    found = shares(float(limit), {key: max(LEAST_PERCENT, use * HEADROOM) for key, use in wanted.items()})
     spare = (limit - sum(found.values())) / max(len(found), 1)
     return {key: max(1, round(share + spare)) for key, share in found.items()}
 

@@ -47,8 +47,7 @@ class TaskLimits:
         if limit and submitted is not None and now is not None:
             wait_s = submitted.wait_s(limit, now)
             if wait_s > 0:
-                used = int(submitted.used(now))
-                self._refuse(tenant, agent, "max_tasks_per_minute", limit, used, wait_s)
+                self._refuse(tenant, agent, "max_tasks_per_minute", limit, int(submitted.used(now)), wait_s)
 
     def _refuse(self, tenant: str, agent: str, key: str, limit: int, used: int, wait_s: float) -> None:
         text = f'the tenant "{tenant}" has used {used} of {key} = {limit}'

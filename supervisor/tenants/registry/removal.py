@@ -49,8 +49,7 @@ async def take_up(store: Store, tenants: Tenants, state_dir: Path) -> None:
         if not tenants.kept(name).removing:
             continue
         try:
-            erased = await erase(store, tenants, state_dir, name)
-            fields = {"tenant": name, **erased}
+            fields = {"tenant": name, **await erase(store, tenants, state_dir, name)}
             logger.info("the removal of tenant %s is finished", name, extra={"fields": fields})
         except CorralError as error:
             logger.error('the removal of tenant "%s" is not finished: %s', name, error)

@@ -115,8 +115,7 @@ class Tenants:
         """Returns a tenant."""
         found = self.find(name)
         if found is None:
-            known = sorted(self.all())
-            raise NotFound(f'cannot find tenant "{name}"', name=name, known=known)
+            raise NotFound(f'cannot find tenant "{name}"', name=name, known=sorted(self.all()))
         return found
 
     def kept_names(self) -> list[str]:

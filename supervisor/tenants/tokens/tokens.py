@@ -106,8 +106,7 @@ class Tokens:
         )
         for name, blob, used_at in rows:
             try:
-                sealed = blob if isinstance(blob, bytes) else b""
-                data = unseal(sealed, f'token "{name}"')
+                data = unseal(blob if isinstance(blob, bytes) else b"", f'token "{name}"')
                 kept = msgspec.json.decode(data, type=Kept)
             except (Corrupted, msgspec.MsgspecError) as error:
                 logger.error('cannot use token "%s": its record is damaged: %s', name, error)
@@ -162,8 +161,7 @@ class Tokens:
         end = None if expires_s is None else now + expires_s
         grant = Grant(name=name, rights=rights, agents=None if agents is None else tuple(agents), expires_at=end)
         kept = Kept(grant=grant, sha256=digest_of(text).hex(), created_at=now, created_by=created_by)
-        sql = "INSERT INTO access_token (name, record) VALUES (?, ?)"
-        await self._store.write((sql, (name, _sealed(kept))))
+        await self._store.write(("INSERT INTO access_token (name, record) VALUES (?, ?)", (name, _sealed(kept))))
         self._used.pop(name, None)
         self._keep(kept)
         return _with_text(self._record(kept, now), text)
@@ -182,8 +180,7 @@ class Tokens:
             old_sha256=kept.sha256 if overlap_s else None,
             old_until=_first(now + overlap_s, kept.grant.expires_at),
         )
-        sql = "UPDATE access_token SET record = ? WHERE name = ?"
-        await self._store.write((sql, (_sealed(rotated), name)))
+        await self._store.write(("UPDATE access_token SET record = ? WHERE name = ?", (_sealed(rotated), name)))
         if name not in self._kept:
             raise _not_found(name, self._kept)  # it was removed meanwhile
         self._keep(rotated)

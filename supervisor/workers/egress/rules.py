@@ -29,8 +29,7 @@ def rule_of(listed: str) -> Rule:
         port = rest.removeprefix(":")
     elif listed.count(":") == 1:
         name, _, port = listed.partition(":")
-    ports = (int(port),) if port else PORTS
-    return Rule(name.removeprefix("*.").lower(), ports, name.startswith("*."))
+    return Rule(name.removeprefix("*.").lower(), (int(port),) if port else PORTS, name.startswith("*."))
 
 
 def why_refused(host: str, port: int, rules: Sequence[Rule]) -> str:

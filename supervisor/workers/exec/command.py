@@ -250,8 +250,7 @@ class Command:
         if not os.WIFSIGNALED(status):
             return os.waitstatus_to_exitcode(status), None
         number = os.WTERMSIG(status)
-        names = {int(each): each.name for each in signal.Signals}
-        return None, names.get(number, f"SIG{number}")
+        return None, {int(each): each.name for each in signal.Signals}.get(number, f"SIG{number}")
 
     def _close(self) -> None:
         if self._wait is not None:

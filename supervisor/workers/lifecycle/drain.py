@@ -26,5 +26,4 @@ def goes_on(worker: Worker, now: float) -> bool:
 def put_off(worker: Worker, now: float) -> Worker:
     """Returns the worker with the next stage of its shutdown later; half of the grace period follows the wait."""
     later = min(now + CHECK_S, worker.drain_until)
-    kill_at = later + worker.spec.process.shutdown_grace_period / 2
-    return replace(worker, deadline=later, kill_at=kill_at)
+    return replace(worker, deadline=later, kill_at=later + worker.spec.process.shutdown_grace_period / 2)

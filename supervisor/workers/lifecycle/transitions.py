@@ -233,8 +233,7 @@ def _spawn_failed(worker: Worker, event: SpawnFailed, now: float) -> Step:
         return worker, []  # it was reported as running, which cannot be taken back
     ended = replace(worker, tree=False, stage=None, deadline=None)
     if worker.state is State.SHUTTING_DOWN:
-        last = LastExit(worker.cause, at=event.at, message=worker.reason)
-        ended = _conclude(ended, last, event.jitter, now)
+        ended = _conclude(ended, LastExit(worker.cause, at=event.at, message=worker.reason), event.jitter, now)
     else:
         last = LastExit(event.result, at=event.at, message=event.message)
         ended = replace(ended, last_exit=last, resume_at=None)
@@ -352,8 +351,7 @@ def _conclude(worker: Worker, last: LastExit, jitter: float, now: float) -> Work
         ready_for_s = None if worker.ready_at is None else now - worker.ready_at
         history = after_life(worker.spec.recovery, worker.history, ready_for_s)
         resume_at = now if worker.wanted and not worker.waits else None
-        worker = replace(worker, history=history, ready_at=None)
-        return replace(worker, last_exit=last, resume_at=resume_at)
+        return replace(replace(worker, history=history, ready_at=None), last_exit=last, resume_at=resume_at)
     if worker.cause in ("exec-failed", NEEDS_LOGIN):
         return replace(worker, last_exit=last, ready_at=None)  # it would fail again
     return _after_death(worker, last, worker.left, jitter, now)
@@ -380,8 +378,7 @@ def _tick(worker: Worker, event: Tick, now: float) -> Step:
     if worker.state is State.STARTING:
         return _starting_is_over(worker, now)
     if worker.state in UP:
-        last_message_at = max(event.last_message_at, worker.ready_at or 0.0, worker.resumed_at)
-        return _check_heart(worker, last_message_at, now)
+        return _check_heart(worker, max(event.last_message_at, worker.ready_at or 0.0, worker.resumed_at), now)
     if event.serves and drain.goes_on(worker, now):
         return drain.put_off(worker, now), []
     return _escalate(worker, now)

@@ -98,8 +98,7 @@ class Commands:
         own = replace(own, environment={**spec.environment, **(environment or {})})
         launch: Launch | None = None
         try:
-            launch = await prepare(own, self._host, key)
-            return await self._run(launch, running, timeout_s, stdin, on_output)
+            return await self._run(await prepare(own, self._host, key), running, timeout_s, stdin, on_output)
         except CorralError as error:
             return Outcome(problem=error.message)
         finally:

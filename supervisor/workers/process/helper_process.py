@@ -170,7 +170,6 @@ class HelperProcess:
         except (BlockingIOError, OSError):
             return
         if text:
-            words = text.decode("utf-8", "replace").strip()
-            log.warning("%s: %s", self._program.title, words)
+            log.warning("%s: %s", self._program.title, text.decode("utf-8", "replace").strip())
         else:
             asyncio.get_running_loop().remove_reader(fd)

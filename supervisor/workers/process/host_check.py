@@ -137,20 +137,17 @@ def _container(facts: Facts) -> Finding:
     if trial.working:
         return Finding(topic, "ok", f"container by {'; '.join(trial.working)}")
     if trial.unasked:
-        text = f"container perhaps by {', '.join(trial.unasked)}, which a running daemon asks"
-        return Finding(topic, "ok", text)
+        return Finding(topic, "ok", f"container perhaps by {', '.join(trial.unasked)}, which a running daemon asks")
     reasons = "; ".join(trial.problems) or "no engine was found"
-    text = f"this machine does not give container: {reasons}"
-    return Finding(topic, "warning", text, ENGINE_REMEDY)
+    return Finding(topic, "warning", f"this machine does not give container: {reasons}", ENGINE_REMEDY)
 
 
 def _user(facts: Facts) -> Finding:
     if facts.uid != 0:
-        text = f"agents run as uid {facts.uid}, the daemon's own"
         return Finding(
             "user",
             "ok",
-            text,
+            f"agents run as uid {facts.uid}, the daemon's own",
             "for agents that are not trusted: corrald as root, whose agents have a user of their own",
         )
     if facts.agent_user is not None:
@@ -250,15 +247,13 @@ def _services(services: Services | None) -> list[Finding]:
     advice = "corral show NAME, then corral reset NAME"
     found += [Finding("servers", "warning", each, advice) for each in services.failed]
     if not services.failed:
-        text = f"{services.servers} MCP servers, {services.up} of them up"
-        found.append(Finding("servers", "ok", text))
+        found.append(Finding("servers", "ok", f"{services.servers} MCP servers, {services.up} of them up"))
     advice = "start no thread and open no connection in an import, or warm = false"
     found += [Finding("warm agents", "warning", each, advice) for each in services.cold]
     advice = "[daemon] secrets_file (mode 0600), or LoadCredential= of the unit"
     found += [Finding("secrets", "warning", each, advice) for each in services.secret_problems]
     if services.secrets and not services.secret_problems:
-        text = f"{services.secrets} values name secrets, and all of them are there"
-        found.append(Finding("secrets", "ok", text))
+        found.append(Finding("secrets", "ok", f"{services.secrets} values name secrets, and all of them are there"))
     advice = 'corrald as root, with [daemon] tenant_uids = "1900000000-1900065535" or a user of each tenant'
     found += [Finding("tenants", "warning", each, advice) for each in services.sharing]
     if services.tenants and not services.sharing:
@@ -339,8 +334,7 @@ def _no_orphan(facts: Facts) -> Promise:
     if held.tier == "pidns":
         return Promise("no orphan", "yes", "everything dies with the launcher, by the kernel")
     if facts.under_systemd:
-        why = "by the launcher, and by systemd for what is left of the service"
-        return Promise("no orphan", "yes", why)
+        return Promise("no orphan", "yes", "by the launcher, and by systemd for what is left of the service")
     end = "until the next start"
     if held.tier == "launcher" and not held.branded:
         end = "on: RLIMIT_RSS, which marks them for the next start, is limited already"

@@ -33,8 +33,7 @@ def spec_of_instance(spec: Spec, instance: int) -> Spec:
         spec = replace(spec, environment=values, warm=False)
     spec = replace(spec, command=_expanded(spec.command, instance))
     if spec.ready is not None:
-        ready = replace(spec.ready, target=_expanded(spec.ready.target, instance))
-        spec = replace(spec, ready=ready)
+        spec = replace(spec, ready=replace(spec.ready, target=_expanded(spec.ready.target, instance)))
     if spec.health is not None:
         checks = (replace(each, target=_expanded(each.target, instance)) for each in spec.health)
         spec = replace(spec, health=tuple(checks))

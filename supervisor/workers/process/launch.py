@@ -203,8 +203,7 @@ def launch_of(order: Order, host: Host, argv: Sequence[str] | None = None) -> La
     read_paths: Sequence[str] | None = process.read_paths
     write_paths: Sequence[str] | None = process.write_paths
     if read_paths is not None:
-        sdk = sandbox.sdk_folders(host.sdk_path)
-        read_paths = _readable(spec, read_paths, argv, env, sdk)
+        read_paths = _readable(spec, read_paths, argv, env, sandbox.sdk_folders(host.sdk_path))
     if write_paths is not None:
         write_paths = sandbox.writable(write_paths)
     launch = Launch(
@@ -397,8 +396,7 @@ def _readable(
 ) -> list[str]:
     found = list(paths)
     for program in _programs(spec, argv):
-        folder = spec.process.working_directory
-        found = sandbox.readable(found, program, env, folder, sdk)
+        found = sandbox.readable(found, program, env, spec.process.working_directory, sdk)
     return list(dict.fromkeys(found))
 
 

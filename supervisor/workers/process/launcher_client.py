@@ -354,8 +354,7 @@ class Launcher(ParentClient):
                     self._ready.clear()
         if link.refusal is not None:
             number, reason = link.refusal
-            reason = f"this machine gives it no pid namespace: {reason}"
-            raise failed("launcher", "pid-namespace", number, reason)
+            raise failed("launcher", "pid-namespace", number, f"this machine gives it no pid namespace: {reason}")
         if self._link is None:
             raise failed("launcher", "launcher", errno.ECHILD, "it does not answer")
         self._pid = link.pid
@@ -393,14 +392,13 @@ class Launcher(ParentClient):
         self._report_lost("the launcher died, and its workers with it")
         if self._subtree is not None:
             self._subtree.kill()
-        tree = orphans.OrphanedTree(
+        await orphans.OrphanedTree(
             sessions=sessions,
             groups=None if self._subtree is None else self._subtree.groups,
             state=self._state,
             units=self._units,
             sole_parent=self._sole_parent,
-        )
-        await tree.end(self._closing.is_set)
+        ).end(self._closing.is_set)
         if self._subtree is not None:
             await self._subtree.clear()
         for key in list(self._units):
@@ -419,8 +417,7 @@ class Launcher(ParentClient):
             case "spawned":
                 (pid,) = self._ours([message["pid"]]) or (0,)  # 0: it has ended already
                 inner = message["inner"] and self._ours([message["inner"]], deep=True)
-                starttime = message["starttime"]
-                self._on_spawned(message["unit"], pid, starttime, inner[0] if inner else 0)
+                self._on_spawned(message["unit"], pid, message["starttime"], inner[0] if inner else 0)
             case "failed":
                 facts = {key: message[key] for key in ("unit", "stage", "errno", "retryable")}
                 text, data = message["message"], message["data"]
@@ -429,8 +426,7 @@ class Launcher(ParentClient):
             case "exited":
                 facts = {key: message[key] for key in ("unit", "status")}
                 pid = self._units[message["unit"]].pid
-                oom = oom_of(message["oom"])
-                self._on_exited(Exit(pid=pid, oom=oom, **facts, **message["rusage"]))
+                self._on_exited(Exit(pid=pid, oom=oom_of(message["oom"]), **facts, **message["rusage"]))
             case "roots":
                 self._units[message["unit"]].strays = self._ours(message["pids"])
             case "emptied":

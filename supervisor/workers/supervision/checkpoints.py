@@ -101,8 +101,7 @@ class Checkpoints:
             " (SELECT number FROM revision WHERE name = ? AND state = 'current'))",
             (agent, worker, task, reason, at, len(text), blob, agent),
         )
-        most = self._recovery_of(agent).max_checkpoints
-        rotation = _rotation(worker, task, reason, most)
+        rotation = _rotation(worker, task, reason, self._recovery_of(agent).max_checkpoints)
         ids = await self._store.write(insertion, rotation)
         return CheckpointRecord(
             id=ids[0], agent=agent, worker=worker, task=task, reason=reason, at=rfc3339(at), size_bytes=len(text)
@@ -310,8 +309,7 @@ def _value(blob: bytes, record: str) -> object:
     try:
         return codec.decode(unseal(blob, record))
     except ValueError as error:
-        text = f"cannot read {record}: it is no JSON"
-        raise Corrupted(text, record=record, reason="no-envelope") from error
+        raise Corrupted(f"cannot read {record}: it is no JSON", record=record, reason="no-envelope") from error
 
 
 async def _beside(size_bytes: int, work: Callable[[], T]) -> T:

@@ -218,8 +218,7 @@ class HealthMonitor:
         elif worker.state is State.TERMINATED and worker.wanted and not self._gave_up:
             self._gave_up = last is not None and last.result == "restart-limit"
             if last is not None and self._gave_up:
-                facts = {"failures": None, "message": last.message[:MESSAGE_CHARS]}
-                self._publish("health.degraded", None, facts)
+                self._publish("health.degraded", None, {"failures": None, "message": last.message[:MESSAGE_CHARS]})
 
     # -- events in
 
@@ -365,8 +364,7 @@ class HealthMonitor:
                 left_s = silent_at - self._loop.time()
                 if left_s <= 0 and not live.is_excused:
                     return Finding(False, f"it has been silent for {timeout_s:g} s")
-                waiting = () if ping.done() else (ping,)
-                await _wait(waiting, min(max(left_s, 0.01), LOOK_S))
+                await _wait(() if ping.done() else (ping,), min(max(left_s, 0.01), LOOK_S))
             return Finding(True)
         finally:
             ping.cancel()
@@ -393,8 +391,7 @@ class HealthMonitor:
         is_kept = known.failures <= known.rule.failure_threshold
         self._publish("health.recovery", name, {"recovery": recovery, **facts}, store=is_kept)
         if recovery == "restart":
-            reason = f'health check "{name}" has failed: {known.message}'
-            self._subject.send(state_machine.Restart(reason))
+            self._subject.send(state_machine.Restart(f'health check "{name}" has failed: {known.message}'))
         elif recovery.startswith(SIGNAL):
             self._subject.signal(recovery.removeprefix(SIGNAL), tree=False)
         self._send(name, health_check.Acted(run))

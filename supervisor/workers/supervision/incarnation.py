@@ -324,8 +324,7 @@ def is_serving(life: Incarnation | None, worker: Worker, shared: Shared, now: fl
 
 
 def _capture(life: Incarnation, owner: Owner, fd: int, name: StreamName) -> Capture:
-    tap = life.line.tap() if isinstance(life.line, SilentLine) else None
-    return Capture(fd, owner.log.stream(name, tap))
+    return Capture(fd, owner.log.stream(name, life.line.tap() if isinstance(life.line, SilentLine) else None))
 
 
 def _spawn_failed(text: str, *, retryable: bool, result: str = "exec-failed") -> state_machine.SpawnFailed:

@@ -171,8 +171,7 @@ class CorralLine:
             hello = msgspec.convert(answer, Hello)
         except msgspec.ValidationError as error:
             fault = misfit_of(error, answer, Hello).words
-            text = f"cannot read its answer to initialize: {fault}"
-            raise InvalidParams(text) from error
+            raise InvalidParams(f"cannot read its answer to initialize: {fault}") from error
         if hello.protocolVersion != PROTOCOL_VERSION:
             raise InvalidParams(
                 f'cannot speak protocol version "{hello.protocolVersion}" with it: "{PROTOCOL_VERSION}" is the only one'

@@ -46,8 +46,7 @@ class Failures(Struct, frozen=True):
         published, event = self.published_at, ""
         if published is None or now >= published + window_s:
             published, event = now, "failing"
-        following = min(times[-limit] + window_s, published + window_s)
-        return Failures(times, published), event, following
+        return Failures(times, published), event, min(times[-limit] + window_s, published + window_s)
 
 
 class TaskFailures:

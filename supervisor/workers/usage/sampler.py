@@ -473,8 +473,7 @@ class Sampler:
         if passed_s >= WINDOW_S:
             watched.window = (now, cpu_s)
             watched.is_settled = True
-        usage = watched.tree.usage
-        sample = _sample(usage.rss_bytes, round(watched.cpu_percent, 1), watched.open_files)
+        sample = _sample(watched.tree.usage.rss_bytes, round(watched.cpu_percent, 1), watched.open_files)
         if sample != watched.sample:
             watched.sample = sample
             self._on_sample(watched.judge)

@@ -111,8 +111,7 @@ class AgentRecord:
 
 def words_of_changes(paths: Sequence[str]) -> str:
     """Describes changed source files."""
-    found = {" ".join(os.path.basename(path).split())[:NAME_CHARS] for path in paths}
-    names = ", ".join(sorted(found)[:SHOWN])
+    names = ", ".join(sorted({" ".join(os.path.basename(path).split())[:NAME_CHARS] for path in paths})[:SHOWN])
     more = len(paths) - SHOWN
     return f"{names} and {more} more have changed" if more > 0 else f"changed: {names}"
 

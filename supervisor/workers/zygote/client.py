@@ -209,8 +209,7 @@ class Zygote(ParentClient):
         with contextlib.suppress(OSError):  # see WorkerSupervisor: Landlock's allowance hangs on it
             self._proc_fd = os.open(f"/proc/{child.pid}", os.O_PATH | os.O_CLOEXEC)
         for fd, name in ((child.stdout_fd, "stdout"), (child.stderr_fd, "stderr")):
-            stream = self._log.stream("stdout" if name == "stdout" else "stderr")
-            self._captures.append(Capture(fd, stream))
+            self._captures.append(Capture(fd, self._log.stream("stdout" if name == "stdout" else "stderr")))
         self._channel = Channel(ours, self._on_message, receive=receive, on_end=self._on_end, batch=BATCH)
         silent = partial(self._kill_faulty, f"sent nothing for {self._silence_s:g} s")
         self._pulse = Heartbeat(self._channel, self._silence_s, silent)

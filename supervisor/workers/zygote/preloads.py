@@ -190,8 +190,7 @@ class Preloads:
         found.loads += 1
         if reason:
             found.failed_at = self._loop.time()
-            names = ", ".join(spec.preload)
-            logger.warning("agents do not share the imports of %s: %s", names, reason)
+            logger.warning("agents do not share the imports of %s: %s", ", ".join(spec.preload), reason)
 
     async def _started(self, found: Preload, spec: Spec, unit: str) -> Zygote:
         """Starts one, and returns it when it can fork."""

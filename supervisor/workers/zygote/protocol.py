@@ -75,8 +75,7 @@ class Failed(Struct, frozen=True, tag="failed", tag_field="op"):
     def facts(self) -> dict[str, object]:
         """Returns the data of a `SpawnFailed`."""
         known = {key: value for key, value in self.data.items() if key in FACTS}
-        stage = self.stage[:TEXT_CHARS]
-        return {**known, "stage": stage, "errno": self.errno, "retryable": self.retryable}
+        return {**known, "stage": self.stage[:TEXT_CHARS], "errno": self.errno, "retryable": self.retryable}
 
     @property
     def words(self) -> str:
