@@ -18,12 +18,12 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 TEST_BOUND_S = 120
 
-# A loaded machine may take its time for one example.
-settings.register_profile("corral", deadline=None)
+# A loaded machine may take its time to make an example, and to try it.
+settings.register_profile("corral", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("corral")
 
 # A test that has no daemon wants to hear of it at once; tests/cli/test_connecting.py waits for one.
