@@ -16,6 +16,6 @@ class UnitOwner:
         """Keeps the exit of the leader."""
         self.exit.set_result(report)
 
-    def emptied(self, _unit: str) -> None:
+    def emptied(self, unit: str) -> None:
         """Notes that no process is left."""
         self.empty.set()

@@ -1,6 +1,7 @@
 """The method table: each method has all faces, a result with a schema, and an example; a new one without them fails here."""
 
 import importlib
+import inspect
 import pkgutil
 from collections import defaultdict
 
@@ -25,8 +26,7 @@ OF_OTHERS = {"daemon.schema", "rpc.discover", "mcp.call", "mcp.read"}
 def test_a_method_has_a_result_with_a_schema(subtests: pytest.Subtests) -> None:
     for method in METHODS.values():
         with subtests.test(method.name):
-            result: object = method.result
-            is_struct = isinstance(result, type) and issubclass(result, msgspec.Struct)
+            is_struct = inspect.isclass(method.result) and issubclass(method.result, msgspec.Struct)
             assert is_struct is (method.name not in OF_OTHERS)
             (schema,), schemas = components([method.result])
             shape = schemas[str(schema["$ref"]).rpartition("/")[2]] if "$ref" in schema else schema

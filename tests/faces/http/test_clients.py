@@ -62,7 +62,10 @@ def test_who_has_less_than_all_rights_has_a_share(client: HttpClient) -> None:
 
 
 def test_connections_leave_three_quarters_of_the_descriptors_to_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (90, 90))
-    assert allowed(512) == 22
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (1 << 20, 1 << 20))
-    assert allowed(512) == 512
+    limits = iter([(90, 90), (1 << 20, 1 << 20)])
+
+    def getrlimit(_resource: int) -> tuple[int, int]:
+        return next(limits)
+
+    monkeypatch.setattr(resource, "getrlimit", getrlimit)
+    assert [allowed(512), allowed(512)] == [22, 512]

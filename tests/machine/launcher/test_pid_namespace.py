@@ -66,7 +66,7 @@ class Kept:
     def exited(self, report: Exit) -> None:
         self.exits[report.unit] = report
 
-    def emptied(self, _unit: str) -> None:
+    def emptied(self, unit: str) -> None:
         self.empty.set()
 
     async def __aenter__(self) -> "Kept":

@@ -87,7 +87,7 @@ def test_whatever_a_schema_nests_a_check_is_short_or_refused(seed: int) -> None:
     for number in range(CASES):
         names = [f"d{each}" for each in range(chance.randint(0, 5))]
         definitions = {name: drawn(chance, chance.randint(1, 3), names[:at]) for at, name in enumerate(names)}
-        schema = {**drawn(chance, chance.randint(2, 6), names), "$defs": definitions}
+        schema: Json = {**drawn(chance, chance.randint(2, 6), names), "$defs": definitions}
         for inner in itertools.repeat("anyOf", chance.choice([0, 0, 4, 8])):
             again = {chance.choice(UNEVALUATED): {"type": "integer"}}
             schema = {**again, inner: [{k: v for k, v in schema.items() if k != "$defs"}], "$defs": definitions}

@@ -241,7 +241,7 @@ class Remembering:
     async def recall(self, agent: str, session: str) -> dict[str, object]:
         return {}
 
-    def keep(self, task: Task, change: object) -> tuple[Statement, ...]:
+    def keep(self, task: Task, answer: object) -> tuple[Statement, ...]:
         return (("INSERT INTO meta (key, value) VALUES ('generation', 1)", ()),)
 
     def kept(self, task: Task) -> None:
@@ -279,7 +279,7 @@ class Forgetful(Remembering):
             raise full()
         return {}
 
-    def keep(self, task: Task, change: object) -> tuple[Statement, ...]:
+    def keep(self, task: Task, answer: object) -> tuple[Statement, ...]:
         return ()
 
     def kept(self, task: Task) -> None:

@@ -59,10 +59,10 @@ class Daemon:
                 if fd is not None:
                     os.close(fd)
 
-    def exited(self, exit_: Exit) -> None:
-        assert exit_.unit not in self.exits, "an exit is told once"
-        self.exits[exit_.unit] = exit_
-        self._call_back("exit", exit_.unit)
+    def exited(self, report: Exit) -> None:
+        assert report.unit not in self.exits, "an exit is reported once"
+        self.exits[report.unit] = report
+        self._call_back("exit", report.unit)
 
     def emptied(self, unit: str) -> None:
         assert unit in self.exits, "an exit comes before the emptiness"
