@@ -2482,7 +2482,7 @@ export interface WrongRecord {
 
 /** A client of one daemon: each method is an operation of its OpenAPI document. */
 export class Corral extends Connection {
-  /** Returns that the daemon lives */
+  /** Returns that the daemon answers */
   healthz(options?: RequestOptions): Promise<{
     status: "ok";
   }> {

@@ -351,7 +351,7 @@ def _conclude(worker: Worker, last: LastExit, jitter: float, now: float) -> Work
         ready_for_s = None if worker.ready_at is None else now - worker.ready_at
         history = after_life(worker.spec.recovery, worker.history, ready_for_s)
         resume_at = now if worker.wanted and not worker.waits else None
-        return replace(replace(worker, history=history, ready_at=None), last_exit=last, resume_at=resume_at)
+        return replace(worker, history=history, ready_at=None, last_exit=last, resume_at=resume_at)
     if worker.cause in ("exec-failed", NEEDS_LOGIN):
         return replace(worker, last_exit=last, ready_at=None)  # it would fail again
     return _after_death(worker, last, worker.left, jitter, now)

@@ -858,8 +858,8 @@ FAULTS = {
     ),
     "reset does not forget": ("history=History(), spawn_failures=0, restarts=0", "restarts=0"),
     "a stop ends the life without its history": (
-        "worker = replace(worker, history=history, ready_at=None)",
-        "worker = replace(worker, ready_at=None)",
+        "replace(worker, history=history, ready_at=None, last_exit=last, resume_at=resume_at)",
+        "replace(worker, ready_at=None, last_exit=last, resume_at=resume_at)",
     ),
     "a spawn that was given up runs on": (
         "return up, [Kill()]  # it was given up before it ran",
