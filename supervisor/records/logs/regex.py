@@ -57,20 +57,25 @@ class Pattern:
         left, left_s = iter(items), SEARCH_S
         is_last = False
         while not is_last:
+            if left_s <= 0.0:  # the timer has run out at the end of a slice; set to 0 it would never ring
+                raise self._too_long()
             found: list[T] = []
             with _Clock(min(LINE_S, left_s)) as clock:
                 try:
                     is_last = self._fill(found, left, text_of)
                     clock.is_running = False
                 except _TimeIsOver:
-                    raise ResourceLimitExceeded(
-                        f'cannot search for "{self._text}": it takes longer than {SEARCH_S:g} s for a few lines, or {LINE_S:g} s for one',
-                        key="grep",
-                        value=self._text,
-                        limit=SEARCH_S,
-                    ) from None
+                    raise self._too_long() from None
             left_s -= clock.spent_s
             yield found
+
+    def _too_long(self) -> ResourceLimitExceeded:
+        return ResourceLimitExceeded(
+            f'cannot search for "{self._text}": it takes longer than {SEARCH_S:g} s for a few lines, or {LINE_S:g} s for one',
+            key="grep",
+            value=self._text,
+            limit=SEARCH_S,
+        )
 
     def _fill(self, found: list[T], left: Iterator[T], text_of: Callable[[T], str | None]) -> bool:
         """Searches one slice; returns whether nothing is left."""

@@ -1,15 +1,19 @@
 """Filters of records: until a time, of a severity, with a pattern, of the previous incarnation; and bounds of their time."""
 
 import asyncio
+import itertools
 import os
 import random
+import signal
 import time
 from collections.abc import Iterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from corral.supervisor.records.logs import regex
 from corral.supervisor.records.logs.file_format import LogFilter, Record
 from corral.supervisor.records.logs.merging import BATCH_BYTES, BATCH_RECORDS, in_batches
 from corral.supervisor.records.logs.regex import LENGTH_LIMIT, SEARCH_S, Pattern
@@ -122,14 +126,22 @@ def test_a_pattern_that_may_mean_something_else_one_day_is_taken_as_it_is() -> N
 
 
 def test_a_search_that_takes_long_is_cut_into_slices_between_which_the_loop_turns() -> None:
-    lines = ["x" * 100 for _ in range(100)]
-    slices: list[float] = []
-    begun = time.perf_counter()
-    with suppress(ResourceLimitExceeded):  # on a slow machine it has not the time for all of them
-        for _ in Pattern("x*x*y").matching(lines, str):
-            slices.append(time.perf_counter() - begun)
-            begun = time.perf_counter()
+    slices: list[list[str]] = []
+    with pytest.raises(ResourceLimitExceeded):  # the lines never end: a fast machine takes as many slices as a slow one
+        slices.extend(Pattern("x*x*y").matching(itertools.repeat("x" * 100), str))
     assert len(slices) > 3
+
+
+def test_a_search_whose_time_ran_out_at_the_end_of_a_slice_has_no_further_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spend_all(clock: Any, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        clock.spent_s = regex.SEARCH_S
+
+    monkeypatch.setattr(f"{regex.__name__}._Clock.__exit__", spend_all)
+    slices = Pattern("x*x*y").matching(itertools.repeat("x" * 100), str)
+    next(slices)
+    with pytest.raises(ResourceLimitExceeded):
+        next(slices)
 
 
 def test_one_line_has_half_the_time_of_a_search() -> None:
