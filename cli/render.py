@@ -51,6 +51,9 @@ STATE_COLOURS = {
     "cancelled": "yellow",
 }
 
+ASKED_FOR = frozenset({"", "stopped", "hibernated"})
+"""Results of the last exit of a worker that was asked to end, or has not ended yet."""
+
 TEXT_COLUMNS = 20
 """Number of terminal columns that a cell of text keeps while droppable columns go; a longer one is cut first."""
 
@@ -92,6 +95,13 @@ def visible(text: str, *, keep_colours: bool = False) -> str:
         pieces += (re.sub(_UNSEEN, _shown, text[end : match.start()]), _seen_colours(match.group()))
         end = match.end()
     return "".join((*pieces, re.sub(_UNSEEN, _shown, text[end:]), "\x1b[0m" if pieces else ""))
+
+
+def has_failed(worker: Record) -> bool:
+    """Returns whether a worker in `status` ended by itself, not with status 0, and stays down."""
+    last = inner(worker, "last_exit")
+    is_well = word(last, "result") in ASKED_FOR or (word(last, "result") == "exited" and last.get("code") == 0)
+    return word(worker, "state") == "Terminated" and not is_well
 
 
 def one_line(text: str) -> str:

@@ -113,13 +113,10 @@ def _rows(session: Session, entry: Mapping[str, object]) -> Iterator[list[str]]:
 
 def _shown_state(entry: Mapping[str, object], worker: Mapping[str, object]) -> str:
     """Returns the state of a worker in a word: Failed where it ended by itself and stays down, Running and Done for jobs."""
-    state, last, is_job = word(worker, "state", "-"), inner(worker, "last_exit"), word(entry, "type") == "oneshot"
+    state, is_job = word(worker, "state", "-"), word(entry, "type") == "oneshot"
     if is_job and worker.get("done"):
         return "Done"
-    result = word(last, "result")
-    # A job that has exited with status 0 and is no longer done was stopped since.
-    is_well = result in ("", "stopped", "hibernated") or (result == "exited" and last.get("code") == 0)
-    if state == "Terminated" and not is_well:
+    if render.has_failed(worker):  # a job that has exited with status 0 and is no longer done was stopped since
         return "Failed"
     return "Running" if is_job and state == "Starting" and worker.get("pid") is not None else state
 

@@ -201,13 +201,11 @@ def health_of(entry: Record) -> str:
     if entry.get("degraded"):
         return "degraded"
     for worker in workers:
-        last = inner(worker, "last_exit")
-        result = word(last, "result")
-        has_ended = word(worker, "state") == "Terminated"
         if worker.get("next_start_in_s") is not None:
             return "failed"
-        if has_ended and result not in ("", "stopped", "hibernated"):
-            return "ok" if result == "exited" and last.get("code") == 0 else "failed"
+        result = word(inner(worker, "last_exit"), "result")
+        if word(worker, "state") == "Terminated" and result not in render.ASKED_FOR:
+            return "failed" if render.has_failed(worker) else "ok"
     return "ok" if any(worker.get("pid") is not None for worker in workers) else "-"
 
 
