@@ -39,6 +39,15 @@ class HttpClient:
         """Returns what the sessions of this client belong to: its token, and its tenant."""
         return f"{self.name} {self.tenant}"
 
+    @property
+    def sharer(self) -> str:
+        """Returns whose share of the connections this client uses; "" for the daemon's user, who may use what there is."""
+        if self.tenant:
+            return f'tenant "{self.tenant}"'
+        if self.permission == "admin" and self.agents is None:
+            return ""
+        return f'token "{self.name}"'
+
 
 ANONYMOUS = HttpClient("anonymous", "read", {"http": "anonymous"}, ())
 """The client of an open face that sent no token, or a wrong one: it reaches no agent."""

@@ -17,6 +17,7 @@ from aiohttp import HttpVersion10, HttpVersion11, StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
+from corral.supervisor.tenants.quotas.connections import Clients, allowed
 from corral.worker.contract.errors import (
     CorralError,
     InternalError,
@@ -29,7 +30,6 @@ from corral.worker.contract.errors import (
 
 from .admission import Admission, bracketed, check_target
 from .answers import Refused, failure
-from .clients import Clients, allowed, owner_of
 from .connection import IDLE_S, Connection
 from .face import ANONYMOUS, FOREIGN, TENANT_HEADER, TENANT_KEY, WRONG_TOKEN, Access, Face, HttpClient
 from .guesses import Guesses
@@ -219,7 +219,7 @@ class HttpServer:
                 raise Refused(403, error) from error
             raise Refused(401, error, WWW_Authenticate='Bearer realm="corral"') from error
         try:
-            self._clients.note(request.protocol, owner_of(client))
+            self._clients.note(request.protocol, client.sharer)
         except Overloaded as error:
             raise Refused(429, error, Connection="close") from error
         tenant = _tenant(request)

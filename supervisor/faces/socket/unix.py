@@ -19,6 +19,7 @@ from corral.mcp.endpoint.server import McpEndpoint
 from corral.mcp.protocol.caller import Caller
 from corral.supervisor.api.table.table import Control
 from corral.supervisor.tasks.run.sender import METHOD as PART
+from corral.supervisor.tenants.quotas.connections import Clients, allowed
 from corral.supervisor.tenants.tokens.scope import bound, lesser
 from corral.supervisor.tenants.tokens.tokens import Tokens
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
@@ -35,7 +36,6 @@ from corral.worker.contract.jsonrpc import Notification, Peer, Request
 from corral.worker.control.access import Rights
 from corral.worker.control.params import AttachParams
 
-from ..http.clients import Clients, allowed
 from ..mcp.client_tools import ToolSources
 from ..mcp.offer import Client
 from .peer import Identity, Peers

@@ -6,8 +6,6 @@ from collections.abc import Hashable
 
 from corral.worker.contract.errors import Overloaded
 
-from .face import HttpClient
-
 RETRY_AFTER_S = 1.0
 
 DESCRIPTORS_SHARE = 4
@@ -59,12 +57,3 @@ class Clients:
             self._counts[owner] -= 1
             if not self._counts[owner]:
                 del self._counts[owner]
-
-
-def owner_of(client: HttpClient) -> str:
-    """Returns whose share a client of HTTP uses; "" for the daemon's user, who may use what there is."""
-    if client.tenant:
-        return f'tenant "{client.tenant}"'
-    if client.permission == "admin" and client.agents is None:
-        return ""
-    return f'token "{client.name}"'

@@ -4,8 +4,8 @@ import resource
 
 import pytest
 
-from corral.supervisor.faces.http.clients import Clients, allowed, owner_of
 from corral.supervisor.faces.http.face import HttpClient
+from corral.supervisor.tenants.quotas.connections import Clients, allowed
 from corral.worker.contract.errors import Overloaded
 
 OWNER = HttpClient("http", "admin")
@@ -16,7 +16,7 @@ def taken(clients: Clients, client: HttpClient, first: int) -> int:
     """How many connections a client gets that asks for as many as there are."""
     for number in range(MOST):
         try:
-            clients.note((first, number), owner_of(client))
+            clients.note((first, number), client.sharer)
         except Overloaded:
             return number
     return MOST
@@ -26,7 +26,7 @@ def test_a_token_has_a_quarter_and_gets_it_again_when_its_connections_end() -> N
     clients = Clients(MOST)
     weak = HttpClient("weak", "read", agents=("a",))
     assert taken(clients, weak, 1) == MOST // 4
-    clients.note((1, 0), owner_of(weak))  # another request of a connection that it has
+    clients.note((1, 0), weak.sharer)  # another request of a connection that it has
     clients.forget((1, 0))
     clients.forget((1, 0))
     assert taken(clients, weak, 2) == 1
@@ -52,7 +52,7 @@ def test_room_is_left_for_probes_whatever_the_owner_takes() -> None:
 def test_the_owner_takes_nothing_from_the_share_of_others() -> None:
     clients = Clients(MOST)
     for number in range(MOST // 2):
-        clients.note((99, number), owner_of(OWNER))
+        clients.note((99, number), OWNER.sharer)
     assert taken(clients, HttpClient("weak", "read"), 1) == MOST // 4
 
 
