@@ -39,7 +39,7 @@ from corral.supervisor.faces.http_api.runtime_routes import RuntimeFace
 from corral.supervisor.faces.mcp.client_tools import ClientTools, ToolSources
 from corral.supervisor.faces.mcp.mcp_face import McpFace
 from corral.supervisor.faces.mcp.mcp_request import ViewQuery
-from corral.supervisor.faces.mcp.offer import Client
+from corral.supervisor.faces.mcp.tool_caller import Client
 from corral.supervisor.faces.prometheus.face import MetricsFace
 from corral.supervisor.faces.services.listener import Listener as ServiceListener
 from corral.supervisor.faces.services.services import Listen

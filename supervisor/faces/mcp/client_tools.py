@@ -21,8 +21,9 @@ from corral.worker.control.params import AttachParams
 
 from .elicitation import InputRequired, Person, Questions
 from .missing_input import complete
-from .offer import Client, Offer
+from .offer import Offer
 from .tasks import ClientTasks
+from .tool_caller import Client
 from .tools import OWN_TOOLS, PREFIX, run_exposed
 
 

@@ -6,8 +6,7 @@ agent's spec grants. Patterns or a profile that the client gives only narrow tha
 each request: a reload counts from the next one on.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 from corral.mcp.protocol.caller import Caller
 from corral.mcp.protocol.catalog import FULL, OWNERS, Access
@@ -20,37 +19,13 @@ from corral.supervisor.tasks.worker_api.tool_calls import ToolCalls, access_of, 
 from corral.supervisor.tenants.tokens.scope import bound, is_in_scope
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import NotFound, PermissionDenied
-from corral.worker.control.access import Rights
 from corral.worker.control.params import AttachParams
 
 from .elicitation import Person, Questions, can_be_asked
-from .tool_caller import ToolCaller
+from .tool_caller import Client, ToolCaller
 from .tools import CALL, OWN_TOOLS, OwnTool
 
 NOTHING = Access(())
-
-
-@dataclass(frozen=True)
-class Client:
-    """Represents an MCP client.
-
-    Attributes:
-        name: for errors and events.
-        sharer: the owner of processes that it uses of servers that are not shared by all.
-        who: as the audit names it.
-        permission: for corral's own tools, as it is now; None for nothing.
-        supervisor: of the worker in whose tree it is, if that is known.
-        agents: globs of the agents that it may know, as they are now; None for all.
-        tenant: that it is bound to; "" for none.
-    """
-
-    name: str
-    sharer: str
-    who: Mapping[str, object]
-    permission: Callable[[], Rights | None]
-    supervisor: WorkerSupervisor | None = None
-    agents: Callable[[], Sequence[str] | None] = lambda: None
-    tenant: str = ""
 
 
 class Offer:
@@ -160,17 +135,7 @@ class Offer:
 
     def tool_caller(self, caller: Caller, traceparent: str | None, person: Person | None = None) -> ToolCaller:
         """Returns the client as the method table sees it, with its rights as they are now."""
-        client = self.client
-        return ToolCaller(
-            client.name,
-            client.permission() or "read",
-            client.who,
-            client.agents(),
-            caller.on_progress,
-            traceparent,
-            client.tenant,
-            person,
-        )
+        return ToolCaller(self.client, caller.on_progress, traceparent, person)
 
     def check_own(self, tool: OwnTool) -> None:
         """Checks that one of corral's own tools is offered."""

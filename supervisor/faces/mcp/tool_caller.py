@@ -4,6 +4,7 @@ This module must not know a connection.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from corral.mcp.protocol.messages import Progress
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
@@ -21,27 +22,46 @@ TINY = 1e-9
 """Number by which progress grows with a part: next to nothing, so that the progress of the task is still seen."""
 
 
+@dataclass(frozen=True)
+class Client:
+    """Represents an MCP client.
+
+    Attributes:
+        name: for errors and events.
+        sharer: the owner of processes that it uses of servers that are not shared by all.
+        who: as the audit names it.
+        permission: for corral's own tools, as it is now; None for nothing.
+        supervisor: of the worker in whose tree it is, if that is known.
+        agents: globs of the agents that it may know, as they are now; None for all.
+        tenant: that it is bound to; "" for none.
+    """
+
+    name: str
+    sharer: str
+    who: Mapping[str, object]
+    permission: Callable[[], Rights | None]
+    supervisor: WorkerSupervisor | None = None
+    agents: Callable[[], Sequence[str] | None] = lambda: None
+    tenant: str = ""
+
+
 class ToolCaller:
     """Represents the caller of one of these tools to the method table."""
 
     def __init__(
         self,
-        name: str,
-        permission: Rights,
-        who: Mapping[str, object],
-        agents: Sequence[str] | None,
+        client: Client,
         on_progress: Callable[[Progress], None] | None,
         traceparent: str | None = None,
-        tenant: str = "",
         person: Person | None = None,
     ) -> None:
         self.person = person
-        self.tenant = tenant
+        self.tenant = client.tenant
         self.traceparent = traceparent
-        self.name = name
-        self.agents = agents
-        self.permission: Rights = permission
-        self.who = who
+        self.name = client.name
+        self.agents = client.agents()
+        self.permission: Rights = client.permission() or "read"
+        self.who = client.who
         self.supervisor: WorkerSupervisor | None = None  # none of these calls a tool of the pool
         self._on_progress = on_progress
         self._last = -1.0

@@ -37,7 +37,7 @@ from corral.worker.control.access import Rights
 from corral.worker.control.params import AttachParams
 
 from ..mcp.client_tools import ToolSources
-from ..mcp.offer import Client
+from ..mcp.tool_caller import Client
 from .peer import Identity, Peers
 from .socket_lock import SocketLock
 
