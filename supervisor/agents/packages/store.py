@@ -38,7 +38,7 @@ from corral.worker.contract.errors import (
 )
 from corral.worker.contract.names import qualified
 
-from .archive import CHUNK, Reader, opened
+from .archive import CHUNK, opened
 from .package import Package, read_package
 from .spec import PackageSpec
 
@@ -314,31 +314,6 @@ class Packages:
     def unpack(self, digest: str, target: Path, tenant: str = "") -> None:
         """Writes the files of a package of an owner into an empty folder, and verifies them meanwhile; blocks."""
         self._checked(digest, tenant, target)
-
-    def verify_installed(self, digest: str, folder: Path) -> None:
-        """Checks that each file of a package is unchanged in the folder that it was unpacked into; blocks.
-
-        Other files there, which an installation or the agent made, are not looked at.
-        """
-        path = self._path(digest)
-        try:
-            with opened(path) as file:
-                found = Reader(file).archive
-        except (CorralError, FileNotFoundError) as error:
-            raise _corrupted(path, digest, str(error)) from error
-        if found.digest != digest:
-            raise _corrupted(path, digest, "it is another package")
-        for entry in found.manifest.files:
-            installed = folder / entry.path
-            try:
-                fd = os.open(installed, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-                with os.fdopen(fd, "rb") as file:
-                    size = os.fstat(file.fileno()).st_size
-                    is_same = size == entry.size and _digest_of_file(file) == entry.sha256
-            except OSError as error:
-                raise _corrupted(installed, digest, (error.strerror or "").lower()) from error
-            if not is_same:
-                raise _corrupted(installed, digest, "its content has changed")
 
     def _checked(self, digest: str, tenant: str, target: Path | None = None) -> Package:
         path = self._path(digest, tenant)
