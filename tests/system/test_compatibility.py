@@ -1,9 +1,15 @@
-"""Programs and state of the release before the rooms (77a0c2c) work with this daemon: worker, client, CLI, state folder."""
+"""Programs and state of earlier releases work with this daemon: worker, client, CLI, state folder, documented imports.
 
+77a0c2c is the release before the rooms, 320445c3 the one before the groups.
+"""
+
+import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +18,7 @@ import pytest
 
 from daemon_process import BOUND_S, DaemonProcess
 
-RELEASE = "77a0c2c"
+RELEASES = ("77a0c2c", "320445c3")
 ROOT = Path(__file__).parents[2]
 
 AGENT = """
@@ -70,15 +76,15 @@ asyncio.run(main())
 """
 
 
-@pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Unpacks the release; returns the folder to import its package from."""
+@pytest.fixture(scope="module", params=RELEASES)
+def release(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Unpacks a release; returns the folder to import its package from."""
     git = shutil.which("git")
     if git is None:
         pytest.skip("git is not installed")
-    found = subprocess.run([git, "-C", ROOT, "archive", RELEASE], capture_output=True, check=False)
+    found = subprocess.run([git, "-C", ROOT, "archive", request.param], capture_output=True, check=False)
     if found.returncode:
-        pytest.skip(f"the repository has no commit {RELEASE}: {found.stderr.decode().strip()}")
+        pytest.skip(f"the repository has no commit {request.param}: {found.stderr.decode().strip()}")
     folder = tmp_path_factory.mktemp("release")
     subprocess.run(["tar", "-x", "-C", folder], input=found.stdout, check=True)
     return folder / "src"
@@ -173,6 +179,20 @@ def test_the_state_of_a_daemon_of_the_release_is_continued(tmp_path: Path, relea
         again = daemon.call("task.run", agent="late", objective="second", session="s")
         assert again["output"]["turns"] == 1
         assert again["output"]["last"] == "second"
+
+
+def documented_imports(text: str) -> set[str]:
+    """Returns the imports of corral in a program, or in the programs of a page."""
+    found = re.findall(r"^ *(?:from corral[\w.]* import (?:\([^)]*\)|.*)|import corral[\w.]*)", text, re.MULTILINE)
+    return {ast.unparse(ast.parse(textwrap.dedent(each))) for each in found}
+
+
+def test_the_documented_imports_of_the_release_go_on_working(release: Path) -> None:
+    root = release.parent
+    pages = [root / "README.md", *root.glob("docs/**/*.md"), *root.glob("examples/**/*.py")]
+    imports = set[str]().union(*(documented_imports(page.read_text()) for page in pages))
+    assert len(imports) > 5
+    subprocess.run([sys.executable, "-P", "-c", "\n".join(sorted(imports))], timeout=BOUND_S, check=True)
 
 
 def _launcher(daemon: DaemonProcess) -> str:
