@@ -33,6 +33,8 @@ CONFIG = f"""
 working_directory = "{AGENTS}"
 [daemon]
 http = "127.0.0.1:0"
+[monitoring]
+metrics_interval = "36500d"
 [tenants.acme]
 [tenants.globex]
 [agents."acme/web"]
@@ -119,6 +121,9 @@ class Walk:
         call("secret.set", name=f"{WORD}_KEY", secret=f"{WORD}-secret")
         call("event.publish", type=f"{WORD}.said", data={"of": WORD})
         deployed = [self._deployed(tenant) for tenant in ("", "globex")]
+        # The only step of the history: one that fell into an attempt would keep a name of which its twin has no row.
+        call("metrics.latest")
+        assert all(call("metrics.history", agent=owner)["points"] for owner in OWNERS)
         found = call("checkpoint.list")["checkpoints"]
         return Foreign(tuple(tasks), tuple(each["id"] for each in found), tuple(deployed))
 
