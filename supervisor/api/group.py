@@ -15,47 +15,32 @@ from corral.supervisor.workers.group import WorkersGroup
 from corral.worker.methods.table import METHODS
 
 from .agent_methods.agent import AgentMethods
-from .agent_methods.deployment import DeploymentMethods
 from .agent_methods.exec import ExecMethods
 from .agent_methods.group import GroupMethods
-from .agent_methods.login import LoginMethods
-from .agent_methods.mcp import McpMethods
-from .agent_methods.package import PackageMethods
+from .agent_methods.mcp import LoginMethods, McpMethods
+from .agent_methods.package import DeploymentMethods, PackageMethods
 from .agent_methods.revision import RevisionMethods
-from .daemon_methods.access import AccessMethods
-from .daemon_methods.audit import AuditMethods
-from .daemon_methods.backup import BackupMethods
-from .daemon_methods.daemon import DaemonMethods
-from .daemon_methods.doctor import DoctorMethods
-from .daemon_methods.event import EventMethods
-from .daemon_methods.log import LogMethods
-from .daemon_methods.node import NodeMethods
-from .daemon_methods.removal import Forget, RemovalMethods, RunningSet, forget_secrets, forget_tokens
+from .daemon_methods.access import AccessMethods, AuditMethods, SecretMethods
+from .daemon_methods.backup import BackupMethods, TransferMethods
+from .daemon_methods.daemon import DaemonMethods, DoctorMethods, NodeMethods, StatusMethods
+from .daemon_methods.event import EventMethods, LogMethods
 from .daemon_methods.runtime import RuntimeMethods
-from .daemon_methods.secret import SecretMethods
-from .daemon_methods.status import StatusMethods
-from .daemon_methods.tenant import TenantMethods
-from .daemon_methods.transfer import TransferMethods
+from .daemon_methods.tenant import Forget, RemovalMethods, RunningSet, TenantMethods, forget_secrets, forget_tokens
 from .metrics.collector import Collector
 from .metrics.statistics import Statistics
 from .metrics.view import MetricsView
 from .reports.costs import CostSums
-from .reports.task_lines import TaskLines
-from .table.admission import Admission
-from .table.call_record import CallAudit
+from .reports.timeline import TaskLines
 from .table.handlers import handlers_of
 from .table.inventory import Inventory
 from .table.quotas import Quotas
 from .table.status import DaemonFacts, StatusReport
-from .table.status_cache import StatusCache
-from .table.status_feed import StatusFeed
-from .table.table import Control
-from .task_methods.approval import ApprovalMethods
-from .task_methods.checkpoint import CheckpointMethods
-from .task_methods.memory import MemoryMethods
+from .table.status_feed import StatusCache, StatusFeed
+from .table.table import Admission, CallAudit, Control
 from .task_methods.report import ReportMethods
 from .task_methods.schedule import ScheduleMethods
-from .task_methods.task import TaskMethods
+from .task_methods.state import CheckpointMethods, MemoryMethods
+from .task_methods.task import ApprovalMethods, TaskMethods
 
 
 @dataclass(frozen=True, slots=True)

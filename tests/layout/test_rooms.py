@@ -74,7 +74,7 @@ PURE = {
     "supervisor.agents.kept": "decision",
     "supervisor.agents.packages": "manifest",
     "supervisor.agents.rollout": "policy",
-    "supervisor.api.metrics": "histogram step rollup series health ranking",
+    "supervisor.api.metrics": "histogram step rollup series health",
     "supervisor.cluster.calls": "one_view",
     "supervisor.cluster.lease": "lease fencing",
     "supervisor.cluster.placed": "placement",

@@ -1,7 +1,4 @@
-"""Serves the methods of the table about packages and their deployments.
+"""Serves the methods of the table about agents, teams, workflows, MCP servers, packages, deployments and revisions.
 
-Guarantees what all methods do: typed params and results, one right, all faces. The daemon fetches nothing and reads no
-file for a caller. The room decides nothing: `packages` keeps packages, `deployment` deploys them.
-
-Begin with `package`.
+Guarantees what all methods do: typed params and results, one right, all faces. The room decides nothing. Begin with `agent`.
 """

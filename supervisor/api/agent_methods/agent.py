@@ -49,29 +49,10 @@ from corral.worker.control.results import (
     ToolCallRate,
 )
 from corral.worker.control.runtime_results import TemplateUse
-from corral.worker.methods.agent import (
-    AGENT_ADD,
-    AGENT_ADD_ALL,
-    AGENT_EXPOSE,
-    AGENT_HIBERNATE,
-    AGENT_PAUSE,
-    AGENT_RESET,
-    AGENT_RESTART,
-    AGENT_RESUME,
-    AGENT_RM,
-    AGENT_SCALE,
-    AGENT_SELECT,
-    AGENT_SHOW,
-    AGENT_SIGNAL,
-    AGENT_START,
-    AGENT_STOP,
-    AGENT_WAKE,
-)
+from corral.worker.methods import agent as methods
 
 from ..metrics.statistics import Statistics
-from ..table.caller import Caller, made_by
-from ..table.handlers import serve
-from ..table.results import error_records
+from ..table.handlers import Caller, error_records, made_by, serve
 from ..table.status import Services, StatusReport, exit_record
 
 STDERR_LINES = 20
@@ -159,7 +140,7 @@ class AgentMethods:
     def _chosen(self, params: NamesParams | SelectionParams | HibernateParams) -> _Selection:
         return _Selection(self._agents, self._status, params)
 
-    @serve(AGENT_SHOW)
+    @serve(methods.AGENT_SHOW)
     async def _show(self, params: NameParams, _caller: Caller) -> AgentShown:
         if (group := self._agents.groups.by_name.get(params.name)) is not None:
             status = self._status.group_status(group)
@@ -203,7 +184,7 @@ class AgentMethods:
             spec=masked_table(expanded_table(spec, config.defaults)),
         )
 
-    @serve(AGENT_SELECT)
+    @serve(methods.AGENT_SELECT)
     async def _select(self, params: SelectionParams, _caller: Caller) -> Names:
         if params.all and params.names:
             raise InvalidParams("cannot select: give names, or all", key="names", value=params.names)
@@ -211,7 +192,7 @@ class AgentMethods:
             return Names(names=[*self._agents.agents, *self._agents.groups.by_name])
         return Names(names=self._agents.registry.chosen(params.names, params.selector, groups=True))
 
-    @serve(AGENT_START)
+    @serve(methods.AGENT_START)
     async def _start(self, params: NamesParams, _caller: Caller) -> AgentsChanged:
         chosen = self._chosen(params)
         chosen.leave_out_suspended(self._tenants)
@@ -220,14 +201,14 @@ class AgentMethods:
         operations.unhold(chosen.names, chosen.all)
         return await chosen.bounded(params.timeout_s, operations.start(chosen.supervisors, wait=params.wait))
 
-    @serve(AGENT_STOP)
+    @serve(methods.AGENT_STOP)
     async def _stop(self, params: NamesParams, _caller: Caller) -> AgentsChanged:
         chosen = self._chosen(params)
         self._hibernation.stopped(chosen.supervisors)
         stopping = self._agents.operations.stop(chosen.supervisors, wait=params.wait)
         return await chosen.bounded(params.timeout_s, stopping)
 
-    @serve(AGENT_RESTART)
+    @serve(methods.AGENT_RESTART)
     async def _restart(self, params: NamesParams, _caller: Caller) -> AgentsChanged:
         chosen = self._chosen(params)
         chosen.leave_out_suspended(self._tenants)
@@ -235,33 +216,33 @@ class AgentMethods:
         restarting = self._agents.operations.restart(chosen.supervisors, wait=params.wait)
         return await chosen.bounded(params.timeout_s, restarting)
 
-    @serve(AGENT_RESET)
+    @serve(methods.AGENT_RESET)
     async def _reset(self, params: NamesParams, _caller: Caller) -> AgentsChanged:
         chosen = self._chosen(params)
         self._agents.operations.reset(chosen.supervisors)
         return chosen.statuses()
 
-    @serve(AGENT_PAUSE)
+    @serve(methods.AGENT_PAUSE)
     async def _pause(self, params: SelectionParams, _caller: Caller) -> AgentsChanged:
         chosen = self._chosen(params)
         chosen.pass_over(lambda supervisor: can_pause(supervisor.worker))
         await self._agents.operations.pause(chosen.names, chosen.all)
         return chosen.statuses()
 
-    @serve(AGENT_RESUME)
+    @serve(methods.AGENT_RESUME)
     async def _resume(self, params: SelectionParams, _caller: Caller) -> AgentsChanged:
         chosen = self._chosen(params)
         self._agents.operations.resume(chosen.supervisors)
         return chosen.statuses()
 
-    @serve(AGENT_HIBERNATE)
+    @serve(methods.AGENT_HIBERNATE)
     async def _hibernate(self, params: HibernateParams, _caller: Caller) -> AgentsChanged:
         chosen = self._chosen(params)
         chosen.pass_over(lambda supervisor: supervisor.spec.speaks == "corral" and supervisor.worker.state in UP)
         await self._hibernation.hibernate(chosen.names, timeout_s=params.timeout_s, force=params.force)
         return chosen.statuses()
 
-    @serve(AGENT_WAKE)
+    @serve(methods.AGENT_WAKE)
     async def _wake(self, params: NamesParams, _caller: Caller) -> AgentsChanged:
         chosen = self._chosen(params)
         if params.all:
@@ -271,7 +252,7 @@ class AgentMethods:
         waking = self._hibernation.wake(chosen.supervisors, wait=params.wait)
         return await chosen.bounded(params.timeout_s, waking)
 
-    @serve(AGENT_ADD)
+    @serve(methods.AGENT_ADD)
     async def _add(self, params: AddParams, caller: Caller) -> AgentStatus:
         addition = Addition(params.name, params.kind, params.spec, params.directory or "/")
         cause = Cause("add", made_by(caller))
@@ -280,7 +261,7 @@ class AgentMethods:
             raise error
         return self._status.agent_status(self._agents.of(params.name))
 
-    @serve(AGENT_ADD_ALL)
+    @serve(methods.AGENT_ADD_ALL)
     async def _add_all(self, params: AddAllParams, caller: Caller) -> AgentsAdded:
         agents = self._agents
         additions = [
@@ -310,7 +291,7 @@ class AgentMethods:
             unchanged=[name for name, keys in there.items() if not keys],
         )
 
-    @serve(AGENT_RM)
+    @serve(methods.AGENT_RM)
     async def _rm(self, params: RemoveParams, _caller: Caller) -> Removed:
         names = params.names if params.name is None else [params.name, *params.names]
         if not names and params.selector is None:
@@ -323,18 +304,18 @@ class AgentMethods:
             self._agents.tables.check_etag(names[0], params.expected)
         return Removed(removed=await self._agents.membership.remove(names, cascade=params.cascade))
 
-    @serve(AGENT_EXPOSE)
+    @serve(methods.AGENT_EXPOSE)
     async def _expose(self, params: ExposeParams, _caller: Caller) -> Exposed:
         service = await self._services.expose(params.name, params.address, params.auth)
         return Exposed(name=params.name, service=service, token_file=self._services.token_file)
 
-    @serve(AGENT_SCALE)
+    @serve(methods.AGENT_SCALE)
     async def _scale(self, params: ScaleParams, caller: Caller) -> AgentStatus:
         cause = Cause("set", made_by(caller), "scaled")
         agent = await self._agents.replicas.scale(params.name, params.instances, wait=params.wait, cause=cause)
         return self._status.agent_status(agent)
 
-    @serve(AGENT_SIGNAL)
+    @serve(methods.AGENT_SIGNAL)
     async def _signal(self, params: SignalParams, _caller: Caller) -> Names:
         name = params.signal.upper()
         name = name if name.startswith("SIG") else f"SIG{name}"

@@ -22,8 +22,7 @@ from corral.worker.control.params import ExecInputParams, ExecParams, RunCommand
 from corral.worker.control.results import CommandRun, ExecInput, ExecStarted
 from corral.worker.methods.command import AGENT_EXEC, AGENT_EXEC_INPUT, AGENT_RUN_COMMAND
 
-from ..table.caller import Caller
-from ..table.handlers import serve
+from ..table.handlers import Caller, serve
 
 END = "exec.end"
 """The notification with the end of a command."""

@@ -11,19 +11,9 @@ from corral.worker.contract.names import qualified
 from corral.worker.contract.records import TeamStatus, WorkflowStatus
 from corral.worker.control.params import GroupAddParams, GroupRemoveParams, NameParams, NoParams
 from corral.worker.control.results import Removed, Teams, TeamShown, Workflows, WorkflowShown
-from corral.worker.methods.group import (
-    TEAM_ADD,
-    TEAM_LIST,
-    TEAM_RM,
-    TEAM_SHOW,
-    WORKFLOW_ADD,
-    WORKFLOW_LIST,
-    WORKFLOW_RM,
-    WORKFLOW_SHOW,
-)
+from corral.worker.methods import group as methods
 
-from ..table.caller import Caller, generated_name, made_by
-from ..table.handlers import serve
+from ..table.handlers import Caller, generated_name, made_by, serve
 from ..table.status import StatusReport
 
 
@@ -63,40 +53,40 @@ class GroupMethods:
         self._agents.groups.of(params.name, kind)
         return Removed(removed=await self._agents.membership.remove([params.name], cascade=params.cascade))
 
-    @serve(TEAM_LIST)
+    @serve(methods.TEAM_LIST)
     async def _team_list(self, _params: NoParams, _caller: Caller) -> Teams:
         return self._teams(self._agents.groups.all("team"))
 
-    @serve(TEAM_SHOW)
+    @serve(methods.TEAM_SHOW)
     async def _team_show(self, params: NameParams, _caller: Caller) -> TeamShown:
         group = self._agents.groups.of(params.name, "team")
         status = self._status.group_status(group)
         assert isinstance(status, TeamStatus), "it was looked for as one"
         return TeamShown(team=status, spec=group_table(group), source=group.source)
 
-    @serve(TEAM_ADD)
+    @serve(methods.TEAM_ADD)
     async def _team_add(self, params: GroupAddParams, caller: Caller) -> Teams:
         return self._teams(await self._add_groups("team", params, caller))
 
-    @serve(TEAM_RM)
+    @serve(methods.TEAM_RM)
     async def _team_rm(self, params: GroupRemoveParams, _caller: Caller) -> Removed:
         return await self._remove("team", params)
 
-    @serve(WORKFLOW_LIST)
+    @serve(methods.WORKFLOW_LIST)
     async def _workflow_list(self, _params: NoParams, _caller: Caller) -> Workflows:
         return self._workflows(self._agents.groups.all("workflow"))
 
-    @serve(WORKFLOW_SHOW)
+    @serve(methods.WORKFLOW_SHOW)
     async def _workflow_show(self, params: NameParams, _caller: Caller) -> WorkflowShown:
         group = self._agents.groups.of(params.name, "workflow")
         status = self._status.group_status(group)
         assert isinstance(status, WorkflowStatus), "it was looked for as one"
         return WorkflowShown(workflow=status, spec=group_table(group), source=group.source)
 
-    @serve(WORKFLOW_ADD)
+    @serve(methods.WORKFLOW_ADD)
     async def _workflow_add(self, params: GroupAddParams, caller: Caller) -> Workflows:
         return self._workflows(await self._add_groups("workflow", params, caller))
 
-    @serve(WORKFLOW_RM)
+    @serve(methods.WORKFLOW_RM)
     async def _workflow_rm(self, params: GroupRemoveParams, _caller: Caller) -> Removed:
         return await self._remove("workflow", params)

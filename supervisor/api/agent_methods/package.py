@@ -1,16 +1,28 @@
-"""Serves the methods `package.*` of the table: packages are uploaded in chunks, added, listed, verified and removed.
+"""Serves the methods `package.*` and `deployment.*` of the table: packages, and the versions of them that are brought to work.
 
 The daemon fetches nothing and reads no file for a caller: a client reads the file or the address, and sends the bytes.
 """
 
+import asyncio
 from typing import cast
 
 import msgspec
 
+from corral.supervisor.agents.deployment.deployments import Deployments as DeploymentRunner
 from corral.supervisor.agents.packages.store import Packages, Stored
+from corral.supervisor.records.events.bus import Bus, Event
 from corral.supervisor.tenants.quotas.disk_use import DiskUse
 from corral.supervisor.workers.supervision.shared import utc_now
 from corral.worker.contract.errors import InvalidParams
+from corral.worker.contract.names import tenant_of
+from corral.worker.control.deployments import (
+    CanaryParams,
+    Deployment,
+    DeploymentParams,
+    Deployments,
+    DeploymentsParams,
+    DeployParams,
+)
 from corral.worker.control.packages import (
     PackageAddParams,
     PackageDetails,
@@ -21,17 +33,10 @@ from corral.worker.control.packages import (
     PackageUpload,
     PackageUploadParams,
 )
-from corral.worker.methods.package import (
-    PACKAGE_ADD,
-    PACKAGE_LIST,
-    PACKAGE_RM,
-    PACKAGE_SHOW,
-    PACKAGE_UPLOAD,
-    PACKAGE_VERIFY,
-)
+from corral.worker.methods import deployment as deployment_methods
+from corral.worker.methods import package as methods
 
-from ..table.caller import Caller, made_by
-from ..table.handlers import serve
+from ..table.handlers import Caller, made_by, serve
 
 
 class PackageMethods:
@@ -41,13 +46,13 @@ class PackageMethods:
         self._packages = packages
         self._disk_use = disk_use
 
-    @serve(PACKAGE_UPLOAD)
+    @serve(methods.PACKAGE_UPLOAD)
     async def _upload(self, params: PackageUploadParams, caller: Caller) -> PackageUpload:
         self._disk_use.check(caller.tenant, "package", "upload")
         upload, offset = await self._packages.upload(params.upload, params.offset, params.data, caller.tenant)
         return PackageUpload(upload=upload, offset=offset)
 
-    @serve(PACKAGE_ADD)
+    @serve(methods.PACKAGE_ADD)
     async def _add(self, params: PackageAddParams, caller: Caller) -> PackageRecord:
         upload = params.upload
         if (upload is None) == (params.data is None):
@@ -59,12 +64,12 @@ class PackageMethods:
         found = await self._packages.add(upload, params.sha256, made_by(caller), utc_now(), caller.tenant)
         return self._record(found)
 
-    @serve(PACKAGE_LIST)
+    @serve(methods.PACKAGE_LIST)
     async def _list(self, params: PackageListParams, _caller: Caller) -> PackageRecords:
         found = self._packages.list(params.name)
         return PackageRecords(packages=[self._record(each) for each in found])
 
-    @serve(PACKAGE_SHOW)
+    @serve(methods.PACKAGE_SHOW)
     async def _show(self, params: PackageParams, _caller: Caller) -> PackageDetails:
         found = self._packages.of(params.package)
         spec = found.spec
@@ -79,11 +84,11 @@ class PackageMethods:
             has_lock=bool(found.lock),
         )
 
-    @serve(PACKAGE_VERIFY)
+    @serve(methods.PACKAGE_VERIFY)
     async def _verify(self, params: PackageParams, _caller: Caller) -> PackageRecord:
         return self._record(await self._packages.find(params.package))
 
-    @serve(PACKAGE_RM)
+    @serve(methods.PACKAGE_RM)
     async def _rm(self, params: PackageParams, _caller: Caller) -> PackageRecord:
         return self._record(await self._packages.remove(params.package))
 
@@ -101,3 +106,55 @@ class PackageMethods:
             added_by=found.added_by,
             used_by=self._packages.users(found.name, found.digest),
         )
+
+
+FOLLOWED = ("deployment.state",)
+
+
+class DeploymentMethods:
+    """Serves the methods `deployment.*`."""
+
+    def __init__(self, deployments: DeploymentRunner, disk_use: DiskUse, bus: Bus) -> None:
+        self._deployments = deployments
+        self._disk_use = disk_use
+        self._bus = bus
+
+    @serve(deployment_methods.DEPLOYMENT_CREATE)
+    async def _create(self, params: DeployParams, caller: Caller) -> Deployment:
+        name = params.agent or params.package.partition("@")[0]
+        self._disk_use.check(tenant_of(name), name, "deploy")
+
+        def is_ours(event: Event) -> bool:
+            return event.agent == name
+
+        with self._bus.subscribe(FOLLOWED, where=is_ours) as subscription:
+
+            async def notify() -> None:
+                async for event in subscription:
+                    caller.notify("deployment.event", {"event": event.record()})
+                    await caller.drain()
+
+            sending = asyncio.ensure_future(notify())
+            try:
+                found = await self._deployments.deploy(params, made_by(caller))
+                subscription.close()
+                await sending
+                return found
+            finally:
+                sending.cancel()
+
+    @serve(deployment_methods.DEPLOYMENT_LIST)
+    async def _list(self, params: DeploymentsParams, _caller: Caller) -> Deployments:
+        return Deployments(deployments=self._deployments.listed(params.name, params.limit))
+
+    @serve(deployment_methods.DEPLOYMENT_SHOW)
+    async def _show(self, params: DeploymentParams, _caller: Caller) -> Deployment:
+        return self._deployments.of(params.deployment)
+
+    @serve(deployment_methods.DEPLOYMENT_PROMOTE)
+    async def _promote(self, params: CanaryParams, _caller: Caller) -> Deployment:
+        return await self._deployments.promote(params.name)
+
+    @serve(deployment_methods.DEPLOYMENT_ABORT)
+    async def _abort(self, params: CanaryParams, _caller: Caller) -> Deployment:
+        return await self._deployments.abort(params.name)

@@ -22,8 +22,7 @@ from corral.worker.control.revisions import (
 )
 from corral.worker.methods.revision import AGENT_ROLLBACK, REVISION_DIFF, REVISION_LIST, REVISION_SHOW
 
-from ..table.caller import Caller, made_by
-from ..table.handlers import serve
+from ..table.handlers import Caller, made_by, serve
 from .agent import masked_table
 
 

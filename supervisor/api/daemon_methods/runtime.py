@@ -31,20 +31,10 @@ from corral.worker.control.runtime_results import (
     Store,
     Stores,
 )
-from corral.worker.methods.runtime import (
-    AGENT_LIST,
-    AGENT_SET,
-    METRICS_HISTORY,
-    METRICS_LATEST,
-    METRICS_TOP,
-    MODELS_LIST,
-    RUNTIME_STATS,
-    STORE_LIST,
-)
+from corral.worker.methods import runtime as methods
 
 from ..metrics.view import MetricsView
-from ..table.caller import Caller, made_by
-from ..table.handlers import serve
+from ..table.handlers import Caller, made_by, serve
 from ..table.status import StatusReport
 
 
@@ -60,7 +50,7 @@ class RuntimeMethods:
         self._models = models
         self._metrics = metrics
 
-    @serve(AGENT_LIST)
+    @serve(methods.AGENT_LIST)
     async def _agent_list(self, params: StatusParams, _caller: Caller) -> AgentsListed:
         names = None
         if params.names is not None or params.selector is not None:
@@ -68,7 +58,7 @@ class RuntimeMethods:
         status = self._status.status(names, failed=params.failed)
         return AgentsListed(agents=[*status.agents, *status.mcp_servers])
 
-    @serve(AGENT_SET)
+    @serve(methods.AGENT_SET)
     async def _set(self, params: AgentSetParams, caller: Caller) -> AgentSet:
         tables = self._agents.tables
         cause = Cause("set", made_by(caller), params.why)
@@ -86,7 +76,7 @@ class RuntimeMethods:
             rolling=revisions.head(params.name).rolling == number,
         )
 
-    @serve(RUNTIME_STATS)
+    @serve(methods.RUNTIME_STATS)
     async def _stats(self, _params: NoParams, caller: Caller) -> RuntimeStatistics:
         def counted(names: Iterable[str]) -> Counted:
             known = [name for name in names if is_in_scope(name, caller.agents)]
@@ -105,7 +95,7 @@ class RuntimeMethods:
             databases=Counted(count=len(used), ids=used),
         )
 
-    @serve(STORE_LIST)
+    @serve(methods.STORE_LIST)
     async def _store_list(self, _params: NoParams, caller: Caller) -> Stores:
         found: list[Store] = []
         for each in await self._stores.listed():
@@ -117,7 +107,7 @@ class RuntimeMethods:
                 found.append(store)
         return Stores(stores=found)
 
-    @serve(MODELS_LIST)
+    @serve(methods.MODELS_LIST)
     async def _models_list(self, _params: NoParams, caller: Caller) -> Models:
         found: list[Model] = []
         for each in await self._models.listed():
@@ -154,15 +144,15 @@ class RuntimeMethods:
         pid, in_flight, restarts = self._models.process if caller.agents is None else (None, 0, 0)
         return Models(models=found, gateway=ModelsGateway(pid=pid, in_flight=in_flight, restarts=restarts))
 
-    @serve(METRICS_HISTORY)
+    @serve(methods.METRICS_HISTORY)
     async def _history(self, params: MetricsHistoryParams, _caller: Caller) -> MetricsHistory:
         return await self._metrics.history(params.agent, params.since, params.until, params.step_s)
 
-    @serve(METRICS_TOP)
+    @serve(methods.METRICS_TOP)
     async def _top(self, params: MetricsTopParams, _caller: Caller) -> MetricsTop:
         return await self._metrics.top(self._names(params.names, params.selector), params.since, params.limit)
 
-    @serve(METRICS_LATEST)
+    @serve(methods.METRICS_LATEST)
     async def _latest(self, params: MetricsLatestParams, _caller: Caller) -> MetricsLatest:
         return await self._metrics.latest(self._names(params.names, params.selector))
 

@@ -1,7 +1,8 @@
 """Serves the methods `tenant.*` of the table: adds, shows, changes, suspends, resumes and removes tenants."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
@@ -12,11 +13,20 @@ from corral.supervisor.agents.running.agent import Agent
 from corral.supervisor.config.declared.pools import check_pool
 from corral.supervisor.config.declared.tenant import Tenant, decode_tenant
 from corral.supervisor.config.decoding.decoder import STORE, Document
+from corral.supervisor.config.secrets.store import SecretStore
 from corral.supervisor.config.spec.spec import kind_of_group
 from corral.supervisor.records.events.bus import Bus
+from corral.supervisor.records.memory.sessions import Memory
+from corral.supervisor.records.store.store import Store
+from corral.supervisor.tasks.run.tasks import Tasks
+from corral.supervisor.tasks.workflows.schedules import Schedules
 from corral.supervisor.tenants.registry.accounts import Accounts
+from corral.supervisor.tenants.registry.removal import erase
 from corral.supervisor.tenants.registry.tenants import Tenants as TenantRegistry
+from corral.supervisor.tenants.tokens.tokens import Tokens
 from corral.supervisor.workers.lifecycle.state_machine import State
+from corral.supervisor.workers.process import sandbox
+from corral.supervisor.workers.process.containment import Containment
 from corral.supervisor.workers.process.launcher_client import Launcher
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract import codec
@@ -24,22 +34,44 @@ from corral.worker.contract.errors import Conflict, InvalidParams
 from corral.worker.contract.names import tenant_of
 from corral.worker.control.params import NoParams
 from corral.worker.control.tenants import (
+    Layer,
     TenantAdded,
     TenantAddParams,
     TenantChanged,
     TenantNameParams,
     TenantRecord,
+    TenantRemoved,
     Tenants,
     TenantSetParams,
     TenantShown,
     TenantShowParams,
     TenantSwitched,
 )
-from corral.worker.methods.tenant import TENANT_ADD, TENANT_LIST, TENANT_RESUME, TENANT_SET, TENANT_SHOW, TENANT_SUSPEND
+from corral.worker.methods import tenant as methods
 
-from ..table.caller import Caller
-from ..table.handlers import serve
-from .layers import layers_of
+from ..table.handlers import Caller, serve
+
+FILES_ABI = 3
+"""Version of Landlock that holds reads and writes."""
+
+
+def layers_of(accounts: Accounts, containment: Containment, name: str) -> list[Layer]:
+    """Returns the layers between a tenant's processes and others', each with its value or the reason for its lack."""
+    abi = sandbox.landlock_abi()
+    standing, why = accounts.standing(name), accounts.why_shared(name)
+    has = f"version {abi} of Landlock" if abi else "this kernel has no Landlock"
+    limits = "" if sandbox.scopes_limits() else "no filter of system calls is known for this machine"
+    return [
+        Layer("user", not why, why or f"{standing.user}"),
+        Layer("folder", abi >= FILES_ABI, standing.folder if abi >= FILES_ABI else has),
+        Layer("files", abi >= FILES_ABI, has),
+        Layer("signals", sandbox.scopes_signals(), has),
+        Layer("abstract-sockets", sandbox.scopes_signals(), has),
+        Layer("limits-of-others", sandbox.scopes_limits(), limits),
+        Layer("no-new-privileges", True),
+        Layer("control-socket", True, "no right is granted on it"),
+        Layer("cgroup", containment.tier != "launcher", containment.tier),
+    ]
 
 
 class TenantMethods:
@@ -61,7 +93,7 @@ class TenantMethods:
         self._launcher = launcher
         self._bus = bus
 
-    @serve(TENANT_ADD)
+    @serve(methods.TENANT_ADD)
     async def _add(self, params: TenantAddParams, _caller: Caller) -> TenantAdded:
         tenants, name = self._tenants, params.name
         present = tenants.find(name)
@@ -76,7 +108,7 @@ class TenantMethods:
         self._bus.publish("tenant.added", tenant=name)
         return TenantAdded(tenant=self._record(tenants.of(name)), created=True)
 
-    @serve(TENANT_LIST)
+    @serve(methods.TENANT_LIST)
     async def _list(self, _params: NoParams, _caller: Caller) -> Tenants:
         found = self._tenants.all()
         by_tenant: dict[str, list[Agent]] = {}
@@ -84,7 +116,7 @@ class TenantMethods:
             by_tenant.setdefault(tenant_of(agent.name), []).append(agent)
         return Tenants([self._counted(found[name], by_tenant.get(name, [])) for name in sorted(found)])
 
-    @serve(TENANT_SHOW)
+    @serve(methods.TENANT_SHOW)
     async def _show(self, params: TenantShowParams, _caller: Caller) -> TenantShown:
         if params.name is None:
             raise InvalidParams("cannot show a tenant: name one", key="name")
@@ -102,7 +134,7 @@ class TenantMethods:
             ),
         )
 
-    @serve(TENANT_SET)
+    @serve(methods.TENANT_SET)
     async def _set(self, params: TenantSetParams, _caller: Caller) -> TenantChanged:
         tenants, name = self._tenants, params.name
         before = tenants.of(name)
@@ -123,7 +155,7 @@ class TenantMethods:
             self._bus.publish("tenant.changed", tenant=name, keys=keys)
         return TenantChanged(tenant=self._record(tenants.of(name)), keys=keys)
 
-    @serve(TENANT_SUSPEND)
+    @serve(methods.TENANT_SUSPEND)
     async def _suspend(self, params: TenantNameParams, _caller: Caller) -> TenantSwitched:
         tenants, name = self._tenants, params.name
         tenant = tenants.of(name)
@@ -137,7 +169,7 @@ class TenantMethods:
         await self._agents.operations.stop(present)
         return TenantSwitched(tenant=self._record(tenant), workers=sorted(stopped))
 
-    @serve(TENANT_RESUME)
+    @serve(methods.TENANT_RESUME)
     async def _resume(self, params: TenantNameParams, _caller: Caller) -> TenantSwitched:
         tenants, name = self._tenants, params.name
         tenant = tenants.of(name)
@@ -219,3 +251,93 @@ class TenantMethods:
 
 def _stamp(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Forget = Callable[[str], Awaitable[None] | None]
+"""Ends and forgets what one part of the daemon holds of a tenant."""
+
+
+class RemovalMethods:
+    """Serves `tenant.rm`; `forgetting` are called in their order before files and rows are erased."""
+
+    def __init__(
+        self,
+        tenants: TenantRegistry,
+        agents: Agents,
+        store: Store,
+        bus: Bus,
+        state_dir: Path,
+        forgetting: Sequence[Forget],
+    ) -> None:
+        self._tenants = tenants
+        self._agents = agents
+        self._store = store
+        self._bus = bus
+        self._state_dir = state_dir
+        self._forgetting = forgetting
+
+    @serve(methods.TENANT_RM)
+    async def _rm(self, params: TenantNameParams, _caller: Caller) -> TenantRemoved:
+        name, tenants = params.name, self._tenants
+        self._check(name)
+        with tenants.removal(name):
+            await tenants.keep(name, replace(tenants.kept(name), removing=True))
+            for forget in self._forgetting:
+                if (waiting := forget(name)) is not None:
+                    await waiting
+            erased = await erase(self._store, tenants, self._state_dir, name)
+        self._bus.publish("tenant.removed", tenant=name, store=False)
+        return TenantRemoved(removed=[name], erased=erased)
+
+    def _check(self, name: str) -> None:
+        """Refuses a tenant that is not there, or that the file has."""
+        tenants, config = self._tenants, self._agents.config
+        if tenants.find(name) is None and name not in tenants.kept_names():
+            tenants.of(name)
+        of_file = [key for key in (*config.agents, *config.groups, *config.schedules) if tenant_of(key) == name]
+        if name in config.tenants or of_file:
+            words = "the configuration file has it: take its tables out, and reload"
+            raise Conflict(f'cannot remove tenant "{name}": {words}', name=name, reason="file", names=sorted(of_file))
+
+
+class RunningSet:
+    """Ends what tenants run: their agents, the tasks and schedules of these, and what they remember."""
+
+    def __init__(
+        self, agents: Agents, hibernation: Hibernation, tasks: Tasks, schedules: Schedules, memory: Memory
+    ) -> None:
+        self._agents = agents
+        self._hibernation = hibernation
+        self._tasks = tasks
+        self._schedules = schedules
+        self._memory = memory
+
+    async def forget(self, tenant: str) -> None:
+        """Ends all of a tenant, and removes it."""
+        agents = [each for each in self._agents.agents.values() if tenant_of(each.name) == tenant]
+        groups = [each for each in self._agents.groups.by_name if tenant_of(each) == tenant]
+        self._hibernation.stopped([k for agent in agents for k in agent.supervisors])
+        await self._tasks.cancel_all(tenant)
+        if agents:
+            await self._agents.membership.take_out(agents, groups)
+        elif groups:
+            await self._agents.membership.remove(groups, cascade=True)
+        for schedule in self._schedules.list():
+            if tenant_of(schedule.task.agent or schedule.name) == tenant:
+                await self._schedules.remove(schedule.name)
+        for agent in agents:
+            await self._memory.clear(agent.name, None)
+
+
+async def forget_tokens(tokens: Tokens, tenant: str) -> None:
+    """Removes the tokens of a tenant."""
+    for token in tokens.list():
+        if tenant_of(token.name) == tenant:
+            await tokens.remove(token.name)
+
+
+def forget_secrets(secrets: SecretStore | None, tenant: str) -> None:
+    """Removes the secrets of a tenant."""
+    for secret in () if secrets is None else secrets.names():
+        if secrets is not None and tenant_of(secret) == tenant:
+            secrets.remove(secret)

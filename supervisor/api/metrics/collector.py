@@ -28,8 +28,7 @@ from corral.worker.contract.names import tenant_of
 from .rollup import RollUp, Row, Tier
 from .statistics import Count, Statistics
 from .step import DAEMON, Step, gained, is_worth_a_row, total
-from .storage import storage_bytes
-from .table import MetricTable
+from .table import MetricTable, storage_bytes
 
 LEAST_S = 0.1
 """Seconds between two steps at least."""

@@ -23,9 +23,8 @@ from corral.worker.control.metrics import (
 
 from .collector import RECENT_MS, Collector, Reading, Snapshot
 from .histogram import quantile_ms
-from .ranking import by_tenant, problems, ranking
 from .rollup import PERIOD_MS, Row, Tier
-from .series import POINTS_MAX, Point, Range, chosen_range, points, ranking_tier
+from .series import POINTS_MAX, Point, Range, by_tenant, chosen_range, points, problems, ranking, ranking_tier
 from .statistics import Statistics
 from .step import DAEMON, Step, total
 from .table import by_subject

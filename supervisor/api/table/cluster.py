@@ -8,7 +8,7 @@ from msgspec import Struct
 from corral.worker.contract.errors import NotFound
 from corral.worker.control.nodes import Node
 
-from .caller import Caller
+from .handlers import Caller
 
 Here = Callable[[Mapping[str, object]], Awaitable[object]]
 """Answers a call with these params on this node."""

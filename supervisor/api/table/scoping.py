@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, UnsetType
 from msgspec.structs import replace
 
 from corral.supervisor.agents.packages.store import no_package
@@ -28,10 +28,49 @@ from corral.worker.control.params import AttachParams
 from corral.worker.methods.method import AnyMethod
 from corral.worker.methods.rules import Rule
 
-from .caller import Caller
-from .handlers import Handler
+from .handlers import Caller, Handler
 from .inventory import Inventory
-from .naming import with_tenant
+
+ONE = ("name", "agent", "worker", "schedule")
+"""Keys of params that have one name."""
+
+SEVERAL = ("names", "agents")
+"""Keys of params that have names or globs, or tables with a `name`."""
+
+BY_NAME = ("specs", "teams", "workflows")
+"""Keys of params that have tables by name."""
+
+
+def with_tenant(asked: Struct, tenant: str) -> Struct:
+    """Returns params in which every name that has no tenant is one of `tenant`; a glob is one of its names."""
+    changed: dict[str, object] = {}
+    for key in asked.__struct_fields__:
+        value: Any = getattr(asked, key)  # Any: the shape of the params follows from the method
+        if value is None or isinstance(value, UnsetType):
+            continue
+        found = _in_full(key, value, tenant)
+        if found is not value:
+            changed[key] = found
+    return replace(asked, **changed) if changed else asked
+
+
+def _in_full(key: str, value: Any, tenant: str) -> object:  # Any: see `with_tenant`
+    if key in ONE and isinstance(value, str):
+        return qualified(value, tenant)
+    if key in SEVERAL and isinstance(value, list):
+        return [_entry(each, tenant) for each in codec.as_array(value) or []]
+    if key in BY_NAME and isinstance(value, Mapping):
+        tables = codec.as_object(value) or {}
+        return {qualified(name, tenant): table for name, table in tables.items()}
+    if key == "task" and isinstance(value, Struct):
+        return with_tenant(value, tenant)
+    return value
+
+
+def _entry(each: object, tenant: str) -> object:
+    if isinstance(each, Struct):
+        return with_tenant(each, tenant)
+    return qualified(each, tenant) if isinstance(each, str) else each
 
 
 def tasks_in_scope(listed: Mapping[str, object], caller: Caller) -> Mapping[str, object]:

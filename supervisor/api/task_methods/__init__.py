@@ -1,7 +1,4 @@
-"""Enters the methods of questions, `approval.*`, into the method table: list, show and answer.
+"""Serves the methods of the table about tasks, their questions, schedules, checkpoints and memory.
 
-Guarantees nothing of its own: the table decides on rights and on the agents of a caller.
-Must not keep a question: `supervisor.tasks.worker_api` does.
-
-Begin with `approval`.
+Guarantees nothing of its own: the table decides on rights and on the agents of a caller. Begin with `task`.
 """

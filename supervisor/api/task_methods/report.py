@@ -21,10 +21,8 @@ from corral.worker.control.reports import CostParams, Costs, TaskLog, TaskLogEnt
 from corral.worker.methods.report import COST_LIST, TASK_LOG
 
 from ..reports.costs import CostSums
-from ..reports.task_lines import LATE_S, TaskLines
-from ..reports.timeline import Timeline
-from ..table.caller import Caller
-from ..table.handlers import serve
+from ..reports.timeline import LATE_S, TaskLines, Timeline
+from ..table.handlers import Caller, serve
 from .task import children_of
 
 STORED = ("task.started", "task.progress", "task.retried")

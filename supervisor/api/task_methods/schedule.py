@@ -11,19 +11,9 @@ from corral.worker.contract.names import qualified
 from corral.worker.contract.records import ScheduleRecord, Task
 from corral.worker.control.params import NoParams, ScheduleCommandParams, ScheduleNameParams, ScheduleParams
 from corral.worker.control.results import Removed, Schedules, ScheduleShown
-from corral.worker.methods.schedule import (
-    SCHEDULE_ADD,
-    SCHEDULE_ADD_COMMAND,
-    SCHEDULE_LIST,
-    SCHEDULE_PAUSE,
-    SCHEDULE_RESUME,
-    SCHEDULE_RM,
-    SCHEDULE_RUN,
-    SCHEDULE_SHOW,
-)
+from corral.worker.methods import schedule as methods
 
-from ..table.caller import Caller, generated_name, made_by
-from ..table.handlers import serve
+from ..table.handlers import Caller, generated_name, made_by, serve
 
 
 class ScheduleMethods:
@@ -33,13 +23,13 @@ class ScheduleMethods:
         self._schedules = schedules
         self._agents = agents
 
-    @serve(SCHEDULE_ADD)
+    @serve(methods.SCHEDULE_ADD)
     async def _add(self, params: ScheduleParams, caller: Caller) -> ScheduleRecord:
         if caller.tenant and params.name is None:
             params = replace(params, name=qualified(generated_name("schedule"), caller.tenant))
         return await self._schedules.add(params)
 
-    @serve(SCHEDULE_ADD_COMMAND)
+    @serve(methods.SCHEDULE_ADD_COMMAND)
     async def _add_command(self, params: ScheduleCommandParams, caller: Caller) -> ScheduleRecord:
         name, command = params.name, list(params.command)
         table = commands_of({name: {**params.spec, "command": command}})[name]
@@ -65,7 +55,7 @@ class ScheduleMethods:
             await membership.remove([name])
             raise
 
-    @serve(SCHEDULE_RM)
+    @serve(methods.SCHEDULE_RM)
     async def _rm(self, params: ScheduleNameParams, _caller: Caller) -> Removed:
         removed = await self._schedules.remove(params.name)
         agent = self._agents.agents.get(params.name)
@@ -73,11 +63,11 @@ class ScheduleMethods:
             await self._agents.membership.remove([params.name])
         return Removed(removed=[params.name])
 
-    @serve(SCHEDULE_LIST)
+    @serve(methods.SCHEDULE_LIST)
     async def _list(self, _params: NoParams, _caller: Caller) -> Schedules:
         return Schedules(schedules=self._schedules.list())
 
-    @serve(SCHEDULE_SHOW)
+    @serve(methods.SCHEDULE_SHOW)
     async def _show(self, params: ScheduleNameParams, _caller: Caller) -> ScheduleShown:
         return ScheduleShown(
             **asdict(self._schedules.show(params.name)),
@@ -85,14 +75,14 @@ class ScheduleMethods:
             recent=list(await self._schedules.recent(params.name)),
         )
 
-    @serve(SCHEDULE_PAUSE)
+    @serve(methods.SCHEDULE_PAUSE)
     async def _pause(self, params: ScheduleNameParams, _caller: Caller) -> ScheduleRecord:
         return await self._schedules.pause(params.name)
 
-    @serve(SCHEDULE_RESUME)
+    @serve(methods.SCHEDULE_RESUME)
     async def _resume(self, params: ScheduleNameParams, _caller: Caller) -> ScheduleRecord:
         return await self._schedules.resume(params.name)
 
-    @serve(SCHEDULE_RUN)
+    @serve(methods.SCHEDULE_RUN)
     async def _run(self, params: ScheduleNameParams, _caller: Caller) -> Task:
         return await self._schedules.run_now(params.name)

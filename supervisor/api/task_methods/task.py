@@ -1,4 +1,4 @@
-"""Serves the methods `task.*` of the table."""
+"""Serves the methods `task.*` and `approval.*` of the table: tasks, and their questions, which persons answer."""
 
 import asyncio
 import contextlib
@@ -11,11 +11,14 @@ from corral.supervisor.records.events.bus import Bus, Event
 from corral.supervisor.tasks.run.backlog import Origin
 from corral.supervisor.tasks.run.sender import PartSender
 from corral.supervisor.tasks.run.tasks import Tasks
+from corral.supervisor.tasks.worker_api.approvals import Approvals as ApprovalDesk
 from corral.supervisor.tasks.worker_api.tool_calls import ToolCalls
 from corral.supervisor.tenants.tokens.scope import knows
+from corral.worker.contract.approvals import Approval
 from corral.worker.contract.errors import Conflict, CorralError, Corrupted, InvalidParams, NotFound, Timeout
 from corral.worker.contract.names import tenant_of
 from corral.worker.contract.records import ENDED, Error, Task, TaskParams
+from corral.worker.control.approvals import ApprovalAnswerParams, ApprovalListParams, ApprovalParams, Approvals
 from corral.worker.control.params import (
     TaskFollowParams,
     TaskIdParams,
@@ -35,21 +38,10 @@ from corral.worker.control.results import (
     TasksDiscarded,
     TasksRetried,
 )
-from corral.worker.methods.task import (
-    TASK_CANCEL,
-    TASK_DISCARD,
-    TASK_FOLLOW,
-    TASK_LIST,
-    TASK_RETRY,
-    TASK_RUN,
-    TASK_SHOW,
-    TASK_SUBMIT,
-    TASK_TREE,
-    TASK_WAIT,
-)
+from corral.worker.methods import task as methods
+from corral.worker.methods.approval import APPROVAL_ANSWER, APPROVAL_LIST, APPROVAL_SHOW
 
-from ..table.caller import Caller
-from ..table.handlers import serve
+from ..table.handlers import Caller, made_by, serve
 
 FOLLOWED = ("task.queued", "task.started", "task.progress", "task.retried", "task.ended")
 """Event types of a task, and of those below it, that `task.follow` sends."""
@@ -121,16 +113,16 @@ class TaskMethods:
         self._tool_calls = tool_calls
         self._bus = bus
 
-    @serve(TASK_RUN)
+    @serve(methods.TASK_RUN)
     async def _run(self, params: TaskRunParams, caller: Caller) -> Task:
         task = await self._tasks.submit(params, Origin(tenant=caller.tenant))
         return await self._ended(task.id, caller, params.stream)
 
-    @serve(TASK_SUBMIT)
+    @serve(methods.TASK_SUBMIT)
     async def _submit(self, params: TaskParams, caller: Caller) -> Task:
         return await self._tasks.submit(params, Origin(tenant=caller.tenant))
 
-    @serve(TASK_WAIT)
+    @serve(methods.TASK_WAIT)
     async def _wait(self, params: TaskWaitParams, caller: Caller) -> Task:
         try:
             async with asyncio.timeout(params.timeout_s):
@@ -153,7 +145,7 @@ class TaskMethods:
             if sender is not None:
                 await sender.close()
 
-    @serve(TASK_FOLLOW)
+    @serve(methods.TASK_FOLLOW)
     async def _follow(self, params: TaskFollowParams, caller: Caller) -> Task:
         followed = {params.task}
 
@@ -198,14 +190,14 @@ class TaskMethods:
             await caller.drain()
             level = below
 
-    @serve(TASK_SHOW)
+    @serve(methods.TASK_SHOW)
     async def _show(self, params: TaskShowParams, _caller: Caller) -> Task:
         task = await self._tasks.show(params.task)
         if params.calls:
             task = replace(task, calls=await self._tool_calls.history.of(task.id))
         return task
 
-    @serve(TASK_TREE)
+    @serve(methods.TASK_TREE)
     async def _tree(self, params: TaskTreeParams, _caller: Caller) -> TaskNode:
         top = await self._tasks.show(params.task)
         root = TaskNode(task=_in_short(top), children=[], more=0)
@@ -223,16 +215,16 @@ class TaskMethods:
             level, depth = below, depth + 1
         return root
 
-    @serve(TASK_LIST)
+    @serve(methods.TASK_LIST)
     async def _list(self, params: TaskListParams, caller: Caller) -> TaskPage:
         page = await self._tasks.list(params, knows(caller.agents))
         return TaskPage(tasks=page.tasks, more=page.more, skipped=page.skipped)
 
-    @serve(TASK_CANCEL)
+    @serve(methods.TASK_CANCEL)
     async def _cancel(self, params: TaskIdParams, _caller: Caller) -> Task:
         return await self._tasks.cancel(params.task)
 
-    @serve(TASK_RETRY)
+    @serve(methods.TASK_RETRY)
     async def _retry(self, params: TasksParams, _caller: Caller) -> TasksRetried:
         ids, more = await self._named(params)
         queued: list[Retried] = []
@@ -245,7 +237,7 @@ class TaskMethods:
                 failed.append(RetryFailed(task=task_id, error=Error.of(error)))
         return TasksRetried(retried=queued, failed=failed, more=more)
 
-    @serve(TASK_DISCARD)
+    @serve(methods.TASK_DISCARD)
     async def _discard(self, params: TasksParams, _caller: Caller) -> TasksDiscarded:
         ids, more = await self._named(params)
         if not params.dead:
@@ -337,3 +329,29 @@ def _in_short(task: Task) -> TaskInShort:
 
 def _error_in_short(error: Error) -> Error:
     return Error(error.code, error.name, error.message[:SHORT_CHARS])
+
+
+class ApprovalMethods:
+    """Serves the methods `approval.*`."""
+
+    def __init__(self, approvals: ApprovalDesk) -> None:
+        self._approvals = approvals
+
+    @serve(APPROVAL_LIST)
+    async def _list(self, params: ApprovalListParams, caller: Caller) -> Approvals:
+        is_known = knows(caller.agents)
+        if params.ended:
+            found = await self._approvals.ended_ones(params.agent, params.task, params.limit, is_known)
+            return Approvals(approvals=found, more=False)
+        found = self._approvals.open(params.agent, params.task)
+        if is_known is not None:
+            found = [each for each in found if is_known(each.agent)]
+        return Approvals(approvals=found[: params.limit], more=len(found) > params.limit)
+
+    @serve(APPROVAL_SHOW)
+    async def _show(self, params: ApprovalParams, _caller: Caller) -> Approval:
+        return await self._approvals.show(params.approval)
+
+    @serve(APPROVAL_ANSWER)
+    async def _answer(self, params: ApprovalAnswerParams, caller: Caller) -> Approval:
+        return await self._approvals.answer(params.approval, params.answer, made_by(caller))

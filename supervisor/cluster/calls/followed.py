@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from corral.supervisor.api.table.caller import Caller
+from corral.supervisor.api.table.handlers import Caller
 from corral.supervisor.records.logs.merging import in_batches
 from corral.worker.contract import codec
 from corral.worker.contract.errors import CorralError, InvalidParams, NotFound, Timeout, Unreachable

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Coroutine, Mapping
 import msgspec
 from msgspec import Struct
 
-from corral.supervisor.api.table.caller import Caller
+from corral.supervisor.api.table.handlers import Caller
 from corral.supervisor.api.table.inventory import Inventory
 from corral.supervisor.api.table.table import Control
 from corral.worker.contract.errors import (

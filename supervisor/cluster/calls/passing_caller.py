@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Mapping, Sequence
 
-from corral.supervisor.api.table.caller import Caller
+from corral.supervisor.api.table.handlers import Caller
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import Conflict
 from corral.worker.control.access import Rights

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from msgspec import Struct
 
-from corral.supervisor.api.table.caller import Caller
+from corral.supervisor.api.table.handlers import Caller
 from corral.supervisor.api.table.scoping import tasks_in_scope
 from corral.worker.contract import codec
 from corral.worker.contract.errors import (

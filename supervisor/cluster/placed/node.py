@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from corral import __version__
 from corral.supervisor.agents.group import AgentsGroup
-from corral.supervisor.api.table.caller import Caller
 from corral.supervisor.api.table.cluster import FoundEngine
+from corral.supervisor.api.table.handlers import Caller
 from corral.supervisor.config.declared.cluster import ClusterSettings
 from corral.supervisor.tasks.group import TasksGroup
 from corral.supervisor.workers.group import WorkersGroup

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import msgspec
 from msgspec import Struct
 
-from corral.supervisor.api.table.caller import Caller
+from corral.supervisor.api.table.handlers import Caller
 from corral.worker.contract.errors import CorralError, NotFound, Timeout
 from corral.worker.contract.records import ENDED, Task, TaskParams
 from corral.worker.control.params import TaskFollowParams, TaskIdParams, TaskRunParams, TaskShowParams, TaskWaitParams

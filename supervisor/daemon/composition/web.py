@@ -18,7 +18,7 @@ from corral.mcp.protocol.caller import Caller
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.agent import Agent
 from corral.supervisor.api.group import ApiGroup
-from corral.supervisor.api.table.caller import narrowed
+from corral.supervisor.api.table.handlers import narrowed
 from corral.supervisor.api.table.status import WebPlace
 from corral.supervisor.api.table.table import Control
 from corral.supervisor.config.decoding.values import HttpAuth

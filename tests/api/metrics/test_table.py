@@ -10,8 +10,7 @@ import pytest
 
 from corral.supervisor.api.metrics.rollup import PERIOD_MS, RollUp, Row, Tier
 from corral.supervisor.api.metrics.step import DAEMON, Step, total
-from corral.supervisor.api.metrics.storage import storage_bytes
-from corral.supervisor.api.metrics.table import MetricTable
+from corral.supervisor.api.metrics.table import MetricTable, storage_bytes
 from corral.supervisor.records.store.store import Store
 
 pytestmark = pytest.mark.shell

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from corral.supervisor.api.table.caller import generated_name
+from corral.supervisor.api.table.handlers import generated_name
 
 pytestmark = pytest.mark.core
 

@@ -3,7 +3,7 @@
 import pytest
 from msgspec import Struct
 
-from corral.supervisor.api.table.results import as_result
+from corral.supervisor.api.table.handlers import as_result
 
 
 class Inner(Struct, frozen=True):

@@ -18,11 +18,9 @@ import pytest
 import uvloop
 
 from configurations import in_force
-from corral.supervisor.api.table.admission import Admission
-from corral.supervisor.api.table.call_record import CallAudit
 from corral.supervisor.api.table.cluster import JoinedCluster
 from corral.supervisor.api.table.handlers import Handler
-from corral.supervisor.api.table.table import Control
+from corral.supervisor.api.table.table import Admission, CallAudit, Control
 from corral.supervisor.config.spec.spec import Audit as Keys
 from corral.supervisor.records.audit import hash_chain
 from corral.supervisor.records.audit import log as audit_module

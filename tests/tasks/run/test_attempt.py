@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from corral.supervisor.api.table.caller import Caller
+from corral.supervisor.api.table.handlers import Caller
 from corral.supervisor.api.task_methods.task import ProgressSender
 from corral.supervisor.tasks.run.attempt import ALARMS_SLACK, Alarms
 from corral.worker.contract.records import Task

@@ -1,8 +1,12 @@
-"""Serves the methods `checkpoint.*` of the table: saves, restores, lists and removes checkpoints of agents."""
+"""Serves the methods `checkpoint.*` and `memory.*` of the table: what agents have saved and remember.
+
+Memory of an agent that was removed is still shown, until it is cleared.
+"""
 
 import asyncio
 import os
-from typing import Literal, NamedTuple
+import time
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from msgspec.structs import asdict
@@ -11,6 +15,9 @@ from corral.supervisor.agents.demand.hibernation import Hibernation
 from corral.supervisor.agents.kept.record import Cause
 from corral.supervisor.agents.membership.additions import Addition
 from corral.supervisor.agents.membership.agents import Agents
+from corral.supervisor.records.memory.expiry import Expiry
+from corral.supervisor.records.memory.listing import Listing
+from corral.supervisor.records.memory.sessions import Memory
 from corral.supervisor.tenants.tokens.scope import knows
 from corral.supervisor.workers.supervision.checkpoints import Checkpoints as CheckpointStore
 from corral.worker.contract.errors import InvalidParams, NotFound, PermissionDenied
@@ -20,18 +27,38 @@ from corral.worker.control.params import (
     CheckpointRemoveParams,
     CheckpointRestoreParams,
     CheckpointSaveParams,
+    MemoryCleanupParams,
+    MemoryClearParams,
+    MemoryExpireParams,
+    MemoryFindParams,
+    MemoryKeyParams,
+    MemoryListParams,
+    MemoryPutParams,
+    MemoryShowParams,
+    MemoryStatsParams,
+    NoParams,
 )
-from corral.worker.control.state_results import CheckpointRestored, Checkpoints, CheckpointShown, CheckpointsRemoved
-from corral.worker.methods.state import (
-    CHECKPOINT_LIST,
-    CHECKPOINT_RESTORE,
-    CHECKPOINT_RM,
-    CHECKPOINT_SAVE,
-    CHECKPOINT_SHOW,
+from corral.worker.control.results import Done
+from corral.worker.control.state_results import (
+    CheckpointRestored,
+    Checkpoints,
+    CheckpointShown,
+    CheckpointsRemoved,
+    Item,
+    Items,
+    MemoryPool,
+    MemoryPools,
+    MemoryRemoved,
+    MemoryStatistics,
+    Session,
+    SessionExpiry,
+    Sessions,
+    SessionShown,
+    Value,
 )
+from corral.worker.methods import state as methods
 
-from ..table.caller import Caller, made_by
-from ..table.handlers import serve
+from ..table.handlers import Caller, as_result, made_by, serve
 
 
 class _BroughtBack(NamedTuple):
@@ -49,11 +76,11 @@ class CheckpointMethods:
         self._hibernation = hibernation
         self._checkpoints = checkpoints
 
-    @serve(CHECKPOINT_SAVE)
+    @serve(methods.CHECKPOINT_SAVE)
     async def _save(self, params: CheckpointSaveParams, _caller: Caller) -> Checkpoints:
         return Checkpoints(checkpoints=await self._hibernation.saver.save(params.name, params.timeout_s))
 
-    @serve(CHECKPOINT_RESTORE)
+    @serve(methods.CHECKPOINT_RESTORE)
     async def _restore(self, params: CheckpointRestoreParams, caller: Caller) -> CheckpointRestored:
         has_data = not isinstance(params.data, msgspec.UnsetType)
         if has_data == (params.checkpoint is not None):
@@ -112,17 +139,82 @@ class CheckpointMethods:
         await agents.membership.add([addition], start=False, wait=False, cause=cause)
         return _BroughtBack(agent, f"{agent}-{record.worker.rpartition('-')[2]}")
 
-    @serve(CHECKPOINT_LIST)
+    @serve(methods.CHECKPOINT_LIST)
     async def _list(self, params: CheckpointListParams, caller: Caller) -> Checkpoints:
         found = await self._checkpoints.list(params.name, params.limit, knows(caller.agents))
         return Checkpoints(checkpoints=list(found))
 
-    @serve(CHECKPOINT_SHOW)
+    @serve(methods.CHECKPOINT_SHOW)
     async def _show(self, params: CheckpointIdParams, _caller: Caller) -> CheckpointShown:
         record, data = await self._checkpoints.find(params.checkpoint)
         return CheckpointShown(**asdict(record), data=data)
 
-    @serve(CHECKPOINT_RM)
+    @serve(methods.CHECKPOINT_RM)
     async def _rm(self, params: CheckpointRemoveParams, _caller: Caller) -> CheckpointsRemoved:
         removed = await self._hibernation.remove(params.checkpoints, force=params.force)
         return CheckpointsRemoved(removed=list(removed))
+
+
+class MemoryMethods:
+    """Serves the methods `memory.*`."""
+
+    def __init__(self, agents: Agents, memory: Memory, memory_expiry: Expiry, memory_listing: Listing) -> None:
+        self._agents = agents
+        self._memory = memory
+        self._memory_expiry = memory_expiry
+        self._memory_listing = memory_listing
+
+    @serve(methods.MEMORY_SESSIONS)
+    async def _sessions(self, params: MemoryListParams, caller: Caller) -> Sessions:
+        found = await self._memory_listing.sessions(params.agent, params.limit, knows(caller.agents))
+        return Sessions(sessions=as_result(found, list[Session]))
+
+    @serve(methods.MEMORY_SHOW)
+    async def _show(self, params: MemoryShowParams, _caller: Caller) -> SessionShown:
+        shown: dict[str, Any] = await self._memory.show(params.agent, params.session, params.last)
+        return SessionShown(**shown)  # its parts are encoded JSON, which nothing decodes on its way
+
+    @serve(methods.MEMORY_PUT)
+    async def _put(self, params: MemoryPutParams, _caller: Caller) -> Done:
+        agent = self._agents.of(params.agent).name
+        await self._memory.key_values.put(agent, params.session, params.key, params.value, ttl_s=params.ttl_s)
+        return Done()
+
+    @serve(methods.MEMORY_GET)
+    async def _get(self, params: MemoryKeyParams, _caller: Caller) -> Value:
+        return Value(value=await self._memory.key_values.get(params.agent, params.session, params.key))
+
+    @serve(methods.MEMORY_DELETE)
+    async def _delete(self, params: MemoryKeyParams, _caller: Caller) -> Done:
+        if not await self._memory.key_values.delete(params.agent, params.session, params.key):
+            text = f'cannot find key "{params.key}" of agent "{params.agent}"'
+            raise NotFound(text, agent=params.agent, key=params.key)
+        return Done()
+
+    @serve(methods.MEMORY_SEARCH)
+    async def _search(self, params: MemoryFindParams, _caller: Caller) -> Items:
+        items = await self._memory.key_values.search(params.agent, params.session, params.query, params.limit)
+        return Items(items=as_result(items, list[Item]))
+
+    @serve(methods.MEMORY_CLEAR)
+    async def _clear(self, params: MemoryClearParams, _caller: Caller) -> MemoryRemoved:
+        return MemoryRemoved(**await self._memory.clear(params.agent, params.session))
+
+    @serve(methods.MEMORY_CLEANUP)
+    async def _cleanup(self, params: MemoryCleanupParams, _caller: Caller) -> MemoryRemoved:
+        return MemoryRemoved(**await self._memory_expiry.expire(time.time(), params.agent))
+
+    @serve(methods.MEMORY_EXPIRE)
+    async def _expire(self, params: MemoryExpireParams, _caller: Caller) -> SessionExpiry:
+        agent, session = params.agent, params.session
+        at = await self._memory.expire_session(agent, session, params.ttl_s)
+        return SessionExpiry(agent=agent, session=session, expires_at=at)
+
+    @serve(methods.MEMORY_POOLS)
+    async def _pools(self, _params: NoParams, caller: Caller) -> MemoryPools:
+        found = await self._memory_listing.pools(self._agents.agents, knows(caller.agents))
+        return MemoryPools(pools=as_result(found, list[MemoryPool]))
+
+    @serve(methods.MEMORY_STATS)
+    async def _stats(self, params: MemoryStatsParams, caller: Caller) -> MemoryStatistics:
+        return as_result(await self._memory_listing.stats(params.agent, knows(caller.agents)), MemoryStatistics)
