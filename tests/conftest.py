@@ -22,6 +22,9 @@ from hypothesis import HealthCheck, settings
 
 TEST_BOUND_S = 120
 
+LONG_BOUND_S = 600
+"""Seconds for one that is marked `long`: a minute of an idle machine is several of a busy one."""
+
 # A loaded machine may take its time to make an example, and to try it.
 settings.register_profile("corral", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("corral")
@@ -90,13 +93,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def bounded() -> Iterator[None]:
+def bounded(request: pytest.FixtureRequest) -> Iterator[None]:
+    bound_s = TEST_BOUND_S if request.node.get_closest_marker("long") is None else LONG_BOUND_S
+
     def end(_signal: int, _frame: FrameType | None) -> None:
         # No OSError, as TimeoutError is one: whoever waits for a socket may take that for its own.
-        raise AssertionError(f"the test did not end within {TEST_BOUND_S} s")
+        raise AssertionError(f"the test did not end within {bound_s} s")
 
     before = signal.signal(signal.SIGALRM, end)
-    signal.alarm(TEST_BOUND_S)
+    signal.alarm(bound_s)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)

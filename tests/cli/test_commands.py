@@ -13,9 +13,11 @@ from typing import IO
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from corral.cli import render
 from corral.cli.__main__ import COMMANDS, command_line
+from corral.cli.context import Session
 from corral.worker.contract.errors import (
     CLASSES,
     Conflict,
@@ -225,12 +227,19 @@ def commands() -> Iterator[tuple[str, click.Command]]:
 # --- the whole ------------------------------------------------------------------------------------
 
 
-def test_every_command_has_help(world: World, subtests: pytest.Subtests) -> None:
+def test_every_command_has_help(subtests: pytest.Subtests) -> None:
     for name, _ in commands():
         with subtests.test(name):
-            done = world.corral(*name.split(), "--help")
-            assert (done.returncode, done.stderr) == (0, "")
+            words = [*name.split(), "--help"]
+            done = CliRunner().invoke(command_line(), words, prog_name="corral", obj=Session({}))
+            assert (done.exit_code, done.stderr) == (0, "")
             assert done.stdout.startswith(f"Usage: corral {name}")
+
+
+def test_help_asks_no_daemon(world: World) -> None:
+    done = world.corral("mcp", "call", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: corral mcp call")
     assert world.daemon.calls == []
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from corral.worker.contract.errors import Timeout
-from daemon_process import BOUND_S, DaemonProcess, marked
+from daemon_process import BOUND_S, DaemonProcess, marked, until
 from node_packages import needs_npm, npm_program, npx_command, npx_environment
 
 PAGE = b"<html><head><title>Page</title></head><body><article><h1>Corral</h1><p>a fenced place for animals</p></article></body></html>"
@@ -287,6 +287,8 @@ def test_a_server_that_goes_on_after_a_cancel_is_called_again(daemon: DaemonProc
 @needs_npm
 def test_a_server_that_asked_its_client_ends_by_itself_when_its_input_does(daemon: DaemonProcess) -> None:
     said(daemon, "asking", *ECHO[:2])
+    # It asks 350 ms after its start, and says what became of it.
+    until(lambda: daemon.call("log.read", names=["asking"], grep="roots")["records"])
     daemon.call("agent.stop", names=["asking"])
     ended = daemon.worker("asking-0")["last_exit"]
     assert (ended["result"], ended["code"], ended["forced"]) == ("stopped", 0, False)
