@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 # .venv, unless it is there for something else, such as `pip install .`: that one is left alone.
-VENV := $(if $(wildcard .venv),$(if $(wildcard .venv/lib/*/site-packages/__editable__.corral-*),.venv,build/venv),.venv)
+VENV := $(if $(wildcard .venv),$(if $(wildcard .venv/lib/*/site-packages/*editable*corral*.pth),.venv,build/venv),.venv)
 BIN := $(VENV)/bin
 NODE := $(abspath $(VENV))/node
 # The word behind `bench` or `long`.

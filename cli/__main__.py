@@ -207,7 +207,9 @@ def command_line() -> "click.Group":
 
     def show_version(context: click.Context, _: click.Parameter, value: object) -> None:
         if value:
-            print(f"corral {__version__}")
+            from corral.build import with_commit  # noqa: PLC0415 - start-up time: only when it is asked for
+
+            print(f"corral {with_commit(__version__)}")
             context.exit()
 
     return CommandGroup(

@@ -17,6 +17,7 @@ from mkdocs.structure.pages import Page
 from corral.supervisor.api.schema.reference import with_tables
 
 DOCS = Path(__file__).parent
+CHANGES = DOCS.parent / "CHANGELOG.md"
 NAMES = ("cli", "events", "http_routes", "protocol", "python_methods")
 
 LINK = re.compile(r"\[([^\]]*)\]\(((?:\.\./)+[^)#]*)[^)]*\)")
@@ -36,9 +37,10 @@ def pages() -> dict[str, str]:
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Adds the generated pages to the site; called by mkdocs."""
+    """Adds the generated pages and the changes to the site; called by mkdocs."""
     for path, text in pages().items():
         files.append(File.generated(config, path, content=text))
+    files.append(File.generated(config, CHANGES.name, content=CHANGES.read_text("utf-8")))
     return files
 
 

@@ -18,6 +18,7 @@ import setproctitle
 import uvloop
 
 from corral import __version__
+from corral.build import with_commit
 from corral.worker.contract.errors import CorralError, InvalidParams
 
 from .config.secrets.secrets import Secrets
@@ -48,6 +49,9 @@ A second generation of 20 times 10,000 objects took 105 ms, as the tasks of a lo
 def main() -> None:
     """Runs the daemon. Exit status: 0 after a stop, 2 for a wrong configuration, 1 for all else."""
     arguments = _parser().parse_args()
+    if arguments.version:
+        print(f"corrald {with_commit(__version__)}")
+        return
     _open_standard_streams()
     stream = os.environ.pop("JOURNAL_STREAM", "")  # about our stderr alone
     mark = ERROR_MARK if is_stream_to_journal(STDERR, stream) else ""
@@ -177,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--scratch", metavar="DIR", type=Path, help="a folder to remove in the end, with all in it")
     parser.add_argument("--check", action="store_true", help="validate the configuration and exit")
-    parser.add_argument("--version", action="version", version=f"corrald {__version__}")
+    parser.add_argument("--version", action="store_true", help="show the version and exit")
     return parser
 
 

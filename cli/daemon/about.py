@@ -4,6 +4,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from corral import __version__
+from corral.build import commit, with_commit
 from corral.worker.contract.errors import InvalidParams
 
 from ..context import Command, Session, admit_msgspec, command
@@ -15,8 +16,8 @@ OPENAPI = "openapi"
 
 @command("version")
 def version(session: Session) -> None:
-    """Show the version of this command. `corral status` shows that of the daemon."""
-    session.answer({"version": __version__}, f"corral {__version__}")
+    """Show the version of this command, and the commit it was built from. `corral status` shows that of the daemon."""
+    session.answer({"version": __version__, "commit": commit()}, f"corral {with_commit(__version__)}")
 
 
 def _complete_commands(context: click.Context, _: click.Parameter, start: str) -> list[str]:

@@ -25,7 +25,7 @@ control.connect(os.environ["CORRAL_SOCKET"])      # such as /run/corral/corral.s
 control.sendall(b'{"jsonrpc":"2.0","id":1,"method":"daemon.status"}\\n')
 print(json.loads(control.makefile().readline())["result"]["daemon"]["version"])
 END
-0.1.0
+1.0.0
 ```
 
 A line that is no JSON is answered with -32700, JSON that is no request with -32600, an unknown parameter with -32602; the

@@ -4,9 +4,15 @@ This package exports the API for programs: `AgentRuntime`, which drives a daemon
 raises. Each name is imported on first use. The API for agents is `corral.worker`.
 """
 
+import sys
 from importlib import import_module
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
+
+if (
+    sys.platform != "linux"
+):  # a wheel of Python alone installs everywhere; SystemExit, so that commands print no traceback
+    raise SystemExit(f"corral: cannot run on {sys.platform}: it needs Linux (a container or WSL 2 has one)")
 
 TYPE_CHECKING = False  # as type checkers know it; importing typing takes milliseconds of every start
 if TYPE_CHECKING:

@@ -42,10 +42,11 @@ def test_an_environment_of_pip_install_is_left_alone(checkout: Path) -> None:
     assert ".venv" not in commands.replace("build/venv", "")
 
 
-def test_an_editable_environment_is_used(checkout: Path) -> None:
+@pytest.mark.parametrize("name", ["_editable_impl_corral.pth", "__editable__.corral-1.0.0.pth"])
+def test_an_editable_environment_is_used(checkout: Path, name: str) -> None:
     packages = checkout / ".venv" / "lib" / "python3" / "site-packages"
     packages.mkdir(parents=True)
-    (packages / "__editable__.corral-1.0.0.pth").touch()
+    (packages / name).touch()
     assert "\n.venv/bin/python -P examples/crew/demo.py" in made(checkout, "demo")
 
 
