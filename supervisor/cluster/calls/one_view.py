@@ -1,4 +1,4 @@
-"""Joins the answers of all nodes to one call: their lists as one, each entry with its node.
+"""Joins the answers of all nodes to one call, and what the engine adds: their lists as one, each entry with its node.
 
 Pure. An entry without a node, `node` null, is of a task that waits on the engine.
 """
@@ -12,6 +12,9 @@ from corral.worker.control.nodes import places_text
 
 MILLISECOND_S = 0.001
 """Unit of the whole seconds in a record."""
+
+PLACE = {"task.queued": 0, "task.ended": 2}
+"""Where an event of one task stands, whatever the clocks of its nodes: one may begin before the other has told that it accepted the task."""
 
 UNITED = frozenset(
     (
@@ -33,7 +36,7 @@ UNITED = frozenset(
 
 
 def united(method: str, answers: Mapping[str, object]) -> dict[str, object]:
-    """Returns the answers of nodes, this one first, as one; "" is the node of what waits on the engine.
+    """Returns the answers of nodes, this one first, as one; "" is the node of what the engine adds.
 
     Statistics are those of this node, and those of each node under `nodes`.
     """
@@ -77,32 +80,50 @@ def _page(merged: dict[str, object], answers: Mapping[str, object]) -> dict[str,
 
 
 def _events(answers: Mapping[str, object]) -> dict[str, object]:
-    """Returns a page of events in the order of their times: none later than where the page of a node ends."""
-    pages = {node: plain(found) for node, found in answers.items()}
-    events = {node: _dicts(_tagged(found, node).get("events")) for node, found in answers.items()}
+    """Returns a page of events in the order of their times: none later than where the page of a node ends.
+
+    The last page of a task on the engine has those that the nodes which answer do not have.
+    """
+    kept = _dicts(plain(answers.get("")).get("events"))
+    pages = {node: plain(found) for node, found in answers.items() if node}
+    events = {node: _dicts(_tagged(found, node).get("events")) for node, found in answers.items() if node}
     ends = [
         str(events[node][-1]["at"]) for node, page in pages.items() if page.get("next") is not None and events[node]
     ]
     horizon = min(ends, default=None)
-    kept = {
+    shown = {
         node: [each for each in found if horizon is None or str(each["at"]) <= horizon]
         for node, found in events.items()
     }
     newest = {node: str(page.get("newest")) for node, page in pages.items()}
     next_places = {
-        node: str(kept[node][-1]["seq"])
-        if kept[node]
+        node: str(shown[node][-1]["seq"])
+        if shown[node]
         else str(int(str(found[0]["seq"])) - 1)
         if (found := events[node])
         else newest[node]
         for node in pages
     }
     is_more = any(page.get("next") is not None for page in pages.values())
+    found = [each for some in shown.values() for each in some]
+    if kept and not is_more:
+        found += _missing(kept, found)
     return {
-        "events": sorted([each for found in kept.values() for each in found], key=lambda each: str(each["at"])),
+        "events": sorted(found, key=lambda each: (PLACE.get(str(each["type"]), 1) if kept else 1, str(each["at"]))),
         "next": places_text(next_places) if is_more else None,
         "newest": places_text(newest),
     }
+
+
+def _missing(kept: list[dict[str, object]], found: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Returns those events of a task that no node has shown; one without a number is the only one of its type."""
+    numbers = {(each["node"], each["seq"]) for each in found}
+    types = {each["type"] for each in found}
+    return [
+        each
+        for each in kept
+        if ((each["node"], each["seq"]) not in numbers if each["seq"] else each["type"] not in types)
+    ]
 
 
 def runs_of_all(answers: Mapping[str, object], count_max: int) -> list[dict[str, object]]:

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from msgspec import Struct
 
 from corral.supervisor.api.table.handlers import Caller
-from corral.supervisor.api.table.scoping import tasks_in_scope
 from corral.worker.contract import codec
 from corral.worker.contract.errors import (
     CorralError,
@@ -88,7 +87,7 @@ class Router:
         reached: Callable[[str], Engine],
         others: Callable[[], Awaitable[list[str]]],
         runners: Callable[[str], list[str]],
-        waiting: Callable[[Engine, Mapping[str, object]], Awaitable[Mapping[str, object]]],
+        kept: Callable[[str, Mapping[str, object], Caller], Awaitable[Mapping[str, object] | None]],
         is_degraded: Callable[[], bool],
     ) -> None:
         self._name = name
@@ -96,7 +95,7 @@ class Router:
         self._reached = reached
         self._others = others
         self._runners = runners
-        self._waiting = waiting
+        self._kept = kept
         self._is_degraded = is_degraded
 
     async def routed(
@@ -280,10 +279,10 @@ class Router:
                 answers[node] = answer
         if failed is not None and not answers:
             raise failed
-        if method == "task.list" and not missing:
-            with contextlib.suppress(CorralError):
-                waiting = await self._waiting(self._reached("list tasks"), own)
-                answers[""] = tasks_in_scope(waiting, caller)
+        with contextlib.suppress(CorralError):
+            kept = await self._kept(method, own, caller)
+            if kept is not None and (method != "task.list" or not missing):
+                answers[""] = kept
         return {**united(method, answers), "missing_nodes": missing}
 
     async def _with_runs_of_all(self, own: Mapping[str, object], shown: object, caller: Caller) -> object:

@@ -149,8 +149,8 @@ class Engine(Protocol):
         """Follows the keys below `prefix`."""
         ...
 
-    async def append(self, queue: str, id: str, payload: bytes) -> None:  # noqa: A002  # the word of the table of tasks
-        """Stores a task; it is on the engine when this returns. The same id within APPEND_WINDOW_S is one task."""
+    async def append(self, queue: str, id: str, payload: bytes) -> bool:  # noqa: A002  # the word of the table of tasks
+        """Stores a task, and returns whether it is new: the same id within APPEND_WINDOW_S is one task."""
         ...
 
     async def take(self, queue: str, wait_s: float, count_max: int = 1) -> list[Taken]:

@@ -189,7 +189,7 @@ class JetStream:
         for _ in range(3):
             sent = {**headers, "Nats-Expected-Last-Subject-Sequence": str(expected)}
             try:
-                return await self._stored(key_subject(key), value, sent, "store key", key)
+                return int((await self._stored(key_subject(key), value, sent, "store key", key))["seq"])
             except ApiError as error:
                 if error.code not in WRONG_SEQUENCE:
                     raise self._refused("store key", key, error) from error
@@ -222,14 +222,15 @@ class JetStream:
 
     # -- tasks
 
-    async def append(self, queue: str, id: str, payload: bytes) -> None:  # noqa: A002  # as in the interface
-        """Stores a task; repeats the request while no leader answers, since the id makes it one."""
+    async def append(self, queue: str, id: str, payload: bytes) -> bool:  # noqa: A002  # as in the interface
+        """Stores a task; repeats the request while no leader answers, since the id makes it one. Returns whether it is new."""
         subject = f"corral.tasks.{dotted(checked(queue, 'queue'))}"
         headers = {"Nats-Msg-Id": f"{queue}/{checked(id, 'id')}"}
         try:
-            await self._stored(subject, limited(payload, "task", id), headers, "store task", id)
+            answer = await self._stored(subject, limited(payload, "task", id), headers, "store task", id)
         except ApiError as error:
             raise self._refused("store task", id, error) from error
+        return not answer.get("duplicate")
 
     async def take(self, queue: str, wait_s: float, count_max: int = 1) -> list[Taken]:
         """Returns the oldest tasks that nobody has."""
@@ -420,8 +421,8 @@ class JetStream:
             raise self._no_answer("reach", name, error, uncertain=True) from error
         return answer_of(message)
 
-    async def _stored(self, subject: str, payload: bytes, headers: dict[str, str], what: str, name: str) -> int:
-        """Publishes to a stream, and returns the sequence number; repeats while no leader took it."""
+    async def _stored(self, subject: str, payload: bytes, headers: dict[str, str], what: str, name: str) -> Json:
+        """Publishes to a stream, and returns the answer; repeats while no leader took it."""
         is_sent = False
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -429,7 +430,7 @@ class JetStream:
                     await self._connected()
                     try:
                         is_sent = True
-                        return int(answer_of(await self._replies.request(subject, payload, headers))["seq"])
+                        return answer_of(await self._replies.request(subject, payload, headers))
                     except nats.errors.NoRespondersError:
                         is_sent = False
                         await asyncio.sleep(0.05)

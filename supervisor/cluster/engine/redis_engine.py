@@ -162,12 +162,12 @@ class RedisEngine:
 
     # -- tasks
 
-    async def append(self, queue: str, id: str, payload: bytes) -> None:  # noqa: A002  # as in the interface
-        """Stores a task."""
+    async def append(self, queue: str, id: str, payload: bytes) -> bool:  # noqa: A002  # as in the interface
+        """Stores a task; returns whether it is new."""
         stream = scripts.stream(checked(queue, "queue"))
         mark = f"{scripts.PREFIX}seen:{queue}:{checked(id, 'id')}"
         args: list[str | bytes] = [id, limited(payload, "task", id), str(int(APPEND_WINDOW_S * 1000))]
-        await self.run("store task", id, scripts.APPEND, [stream, mark], args)
+        return bool(await self.run("store task", id, scripts.APPEND, [stream, mark], args))
 
     async def take(self, queue: str, wait_s: float, count_max: int = 1) -> list[Taken]:
         """Returns the oldest tasks that nobody has; looks for those of silent takers meanwhile."""

@@ -1,5 +1,7 @@
 """Holds what joining the cluster has brought: the engine and the lease of this node, neither of them before."""
 
+import uuid
+
 from corral.supervisor.config.declared.cluster import ClusterSettings
 from corral.worker.contract.errors import Timeout
 
@@ -12,6 +14,8 @@ class Joining:
     """Represents how far this node has joined: `problem` is why it has no engine, "" before the first answer."""
 
     def __init__(self, settings: ClusterSettings) -> None:
+        self.incarnation = uuid.uuid4().hex
+        """Differs for every start of a daemon."""
         self.timing = Timing(lease_s=float(settings.lease), beat_s=settings.beat)
         self.engine: Engine | None = None
         self.membership: Membership | None = None

@@ -6,7 +6,6 @@ The engine is looked for again and again: a daemon whose engine is away runs its
 import asyncio
 import contextlib
 import logging
-import uuid
 from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
@@ -75,24 +74,23 @@ class ClusterNode:
         self.name = name
         self.settings = settings
         self._token = token
-        self._incarnation = uuid.uuid4().hex
         self._last: list[Node] = []
         self._joining = joining = Joining(settings)
         self.view = view = ClusterView()
         placed, fences = PlacedNames(view, agents.in_force), Fences(joining, shared.placements)
-        self.forwarding = Forwarding(name, self._incarnation)
+        self.forwarding = Forwarding(name, joining.incarnation)
         self.carried = CarriedState(fences, placed, shared.bus, group.memory, workers.checkpoints)
         self.tasks = PlacedTasks(name, view, placed, fences, self.carried, agents, tasks.tasks)
         self.placed = PlacedAgents(name, view, fences, self.carried, agents, self.tasks)
         self.holder = LeaseHolder(name, shared.launcher, shared.bus, fences.placements, joining.lease, self.placed)
-        self._task_calls = TaskCalls(name, self.tasks, self.forwarding)
+        self._task_calls = TaskCalls(name, self.tasks, self.forwarding, joining.reached)
         self._router = Router(
             name,
             self.forwarding,
             joining.reached,
             self._others,
             view.nodes_of,
-            self._task_calls.waiting,
+            self._task_calls.kept,
             lambda: self.holder.is_degraded,
         )
         self.routed = self._router.routed
@@ -102,7 +100,7 @@ class ClusterNode:
         self.changes = PlacedChanges(view)
         self._specs = SpecPublisher(name, agents.config, shared.bus)
         agents.in_force.subscribe(self._specs.reloaded)
-        self._placer = Placer(name, self._incarnation, view, shared.bus, joining.timing, self.holder)
+        self._placer = Placer(name, joining.incarnation, view, shared.bus, joining.timing, self.holder)
 
     # -- for status
 
@@ -179,7 +177,7 @@ class ClusterNode:
         if method.startswith("memory.") and self.tasks.is_placed(agent):
             nodes = self.view.nodes_of(str(agent))
             return self._router.of_placed(method, asked, caller, nodes)
-        return self._task_calls.answer(method, asked, caller, self._joining.reached)
+        return self._task_calls.answer(method, asked, caller)
 
     def _places(self, asked: Struct) -> dict[str, list[str]]:
         """Returns the nodes that run the named agents, each with their names; none unless all of them are placed."""
@@ -262,7 +260,7 @@ class ClusterNode:
     def _record(self) -> NodeRecord:
         return NodeRecord(
             name=self.name,
-            incarnation=self._incarnation,
+            incarnation=self._joining.incarnation,
             version=__version__,
             labels=self.settings.labels,
             capacity=self.settings.capacity,

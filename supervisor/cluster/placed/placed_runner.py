@@ -13,6 +13,7 @@ from datetime import datetime
 from msgspec import Struct
 from msgspec.structs import replace
 
+from corral.supervisor.records.events.bus import Event
 from corral.supervisor.tasks.run import cluster
 from corral.supervisor.tasks.run.backlog import dependency_failed
 from corral.worker.contract.errors import Conflict, CorralError, Timeout
@@ -21,7 +22,7 @@ from corral.worker.contract.records import Task, TaskParams
 from ..engine.interface import Engine
 from ..lease.record import key_of
 from ..state.state import decoded, encoded
-from ..state.stored_task import MARK, StoredEnd, id_of
+from ..state.stored_task import StoredEnd, id_of
 from .joining import Joining
 from .placed_tasks import PlacedTasks
 
@@ -63,6 +64,10 @@ class PlacedRunner(cluster.PlacedRunner):
         """Returns the priority of tasks of an agent of the cluster that have none."""
         return self._tasks.default_priority(agent)
 
+    def note_event(self, task_id: str, event: Event) -> None:
+        """Notes an event of a task that runs here: its end has it."""
+        self._tasks.note_event(task_id, event)
+
     # -- tasks
 
     async def execute(self, task: Task) -> Task:
@@ -80,7 +85,7 @@ class PlacedRunner(cluster.PlacedRunner):
 
     async def _ended(self, engine: Engine, task: Task) -> StoredEnd:
         for each in task.after:
-            if each.startswith(MARK):
+            if cluster.is_on_engine(each):
                 before = (await self._tasks.ends.wait(engine, each)).task
                 if before.state != "succeeded":
                     raise dependency_failed(task.id, each, before.state)

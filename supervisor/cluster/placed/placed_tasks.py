@@ -9,33 +9,27 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import msgspec
 
 from corral.supervisor.agents.membership.agents import Agents
+from corral.supervisor.records.events.bus import Event
 from corral.supervisor.tasks.rules.boundaries import normalised
+from corral.supervisor.tasks.run.attempt import state_of
 from corral.supervisor.tasks.run.backlog import Origin
+from corral.supervisor.tasks.run.cluster import is_on_engine
 from corral.supervisor.tasks.run.tasks import Tasks
-from corral.worker.contract.errors import Cancelled, Conflict, CorralError, ResourceLimitExceeded
+from corral.worker.contract.errors import Cancelled, Conflict, CorralError, ResourceLimitExceeded, Timeout
 from corral.worker.contract.records import Error, Task, TaskParams
 
 from ..engine.interface import REDELIVERY_S, VALUE_BYTES_MAX, Engine, Taken
 from ..state.ends import TaskEnds
 from ..state.queues import QueueTaker, TaskQueues
 from ..state.state import CancelledTask, cancelled_key, encoded
-from ..state.stored_task import (
-    MARK,
-    RESULT_S,
-    StoredEnd,
-    StoredTask,
-    encoded_task,
-    id_of,
-    now,
-    queued_record,
-    result_key,
-)
+from ..state.stored_task import RESULT_S, StoredEnd, StoredTask, accepted_at, encoded_task, id_of, now, queued_record
 from ..state.view import ClusterView, PlacedNames
 from .carried_state import CarriedState
 from .fences import Fences
@@ -58,8 +52,16 @@ WORKING_S = REDELIVERY_S / 4
 AGAIN_S = 0.5
 """Seconds until what has failed is tried again."""
 
+CANCEL_S = 5.0
+"""Seconds that a cancellation may take until its caller hears that the engine does not answer."""
+
+EVENTS_MAX = 20
+"""Number of events of a task that its end has, without its progress: those of the node that ran it, which may be gone."""
+
 FINAL_ERRORS = frozenset({"TaskFailed", "InvalidParams", "ResourceLimitExceeded", "ToolFailed"})
 """Names of errors of a task that are its own, whatever becomes of its node."""
+
+_T = TypeVar("_T")
 
 logger = logging.getLogger(__name__)
 
@@ -86,13 +88,14 @@ class PlacedTasks:
         self._bus = agents.shared.bus
         self._holds_lease = fences.joining.holds_lease
         self._tasks = tasks
-        self.ends = TaskEnds(node)
+        self.ends = TaskEnds(node, fences.joining.incarnation, tasks.announce_end)
         self._queues = TaskQueues(view)
         self._accepted: OrderedDict[str, Task] = OrderedDict()
         self._takers: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[str] = set()
-        self._running: set[asyncio.Task[None]] = set()
-        self._open: set[str] = set()
+        self._running: set[asyncio.Task[Any]] = set()  # of different results
+        self._open: dict[str, list[dict[str, object]]] = {}
+        """The events of each task that was taken here."""
         self._held: dict[str, tuple[float, Taken]] = {}
         self._in_turn = WeakValueDictionary[tuple[str, str], asyncio.Lock]()
 
@@ -120,8 +123,9 @@ class PlacedTasks:
                 limit=VALUE_BYTES_MAX,
                 value=len(payload),
             )
-        await self._queues.append(engine, stored, payload)
         task = self.queued_record(stored)
+        if await self._queues.append(engine, stored, payload):
+            self._tasks.announce(task)
         self._accepted[task_id] = task
         if len(self._accepted) > ACCEPTED_MAX:
             self._accepted.popitem(last=False)
@@ -129,7 +133,7 @@ class PlacedTasks:
 
     async def find(self, engine: Engine, task_id: str) -> Task | None:
         """Returns the record of a task: one that runs here, one that has ended, or one that was accepted here; else None."""
-        if not task_id.startswith(MARK):
+        if not is_on_engine(task_id):
             return None
         if (here := self._tasks.find(task_id)) is not None:
             return here
@@ -175,22 +179,27 @@ class PlacedTasks:
             return None
         reason = "cancelled on request"
         error = Cancelled(f'cannot finish task "{task_id}": {reason}', reason=reason)
+        ending = self._spawn(self.end_waiting(engine, stored, error))
+        await asyncio.wait([ending], timeout=CANCEL_S)
+        if not ending.done():
+            raise Timeout(f'cannot cancel task "{task_id}": the engine does not answer', task=task_id, uncertain=True)
+        return await ending
+
+    async def end_waiting(self, engine: Engine, stored: StoredTask, error: CorralError) -> Task:
+        """Ends a task that no node is known to run, unless it has ended, and returns its end."""
         task = msgspec.structs.replace(
-            self.queued_record(stored), state="cancelled", error=Error.of(error), finished_at=now()
+            self.queued_record(stored), state=state_of(error), error=Error.of(error), finished_at=now()
         )
-        end = StoredEnd(task=task, node=self._node, token=0)
-        value = msgspec.json.encode(end)
-        try:
-            await engine.put(result_key(task_id), value, revision=0, ttl_s=RESULT_S)
-        except Conflict:
-            known = await self.ends.find(engine, task_id)
-            return None if known is None else known.task
+        end = await self.ends.keep(engine, StoredEnd(task=task, node=self._node, token=0), lambda: True)
+        assert end is not None, "a waiting task may be ended by any node"
+        if end.token:
+            return end.task  # it has run meanwhile
         with contextlib.suppress(Conflict):
             mark = encoded(CancelledTask(by=self._node))
-            await engine.put(cancelled_key(task_id), mark, revision=0, ttl_s=RESULT_S)
-        await engine.publish(CANCELS, task_id.encode())
-        await self.ends.announce(engine, stored, end, value)
-        return task
+            await engine.put(cancelled_key(stored.id), mark, revision=0, ttl_s=RESULT_S)
+        await engine.publish(CANCELS, stored.id.encode())
+        await self.ends.announce(engine, stored, end)
+        return end.task
 
     async def node_of_end(self, engine: Engine, task_id: str) -> str:
         """Returns the node that has ended a task; "" where none has."""
@@ -204,6 +213,12 @@ class PlacedTasks:
         if agent not in self._takers:
             self._leaving.discard(agent)
             self._takers[agent] = asyncio.create_task(self._take_always(agent, engine))
+
+    def note_event(self, task_id: str, event: Event) -> None:
+        """Notes an event of a task that runs here."""
+        events = self._open.get(task_id)
+        if events is not None and event.type != "task.progress" and len(events) < EVENTS_MAX:
+            events.append(event.record())
 
     async def end(self, agent: str) -> None:
         """Takes no more tasks of an agent; those that run are delivered again unless they end by themselves."""
@@ -222,10 +237,8 @@ class PlacedTasks:
                 self._view.note_cancelled(task_id)
                 if task_id in self._open:
                     if self._tasks.find(task_id) is not None:
-                        each = asyncio.create_task(self._cancel_here(task_id))
-                        self._running.add(each)
-                        each.add_done_callback(self._running.discard)
-                    self._open.discard(task_id)
+                        self._spawn(self._cancel_here(task_id))
+                    del self._open[task_id]
         finally:
             await inbox.close()
 
@@ -255,11 +268,16 @@ class PlacedTasks:
                 await asyncio.sleep(AGAIN_S)
                 continue
             for taken in found:
-                each = asyncio.create_task(self._run(agent, engine, taken, slots))
+                each = self._spawn(self._run(agent, engine, taken, slots))
                 slots.take(each, taken)
-                self._running.add(each)
-                each.add_done_callback(self._running.discard)
                 each.add_done_callback(_log_failure)
+
+    def _spawn(self, work: Coroutine[None, None, _T]) -> "asyncio.Task[_T]":
+        """Starts what `close` ends."""
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
 
     async def close(self) -> None:
         """Ends the takers, and lets go of the tasks that run: they are delivered again."""
@@ -281,7 +299,7 @@ class PlacedTasks:
         epoch = self._placements.epoch
         try:
             stored = msgspec.json.decode(taken.payload, type=StoredTask)
-            self._open.add(stored.id)
+            self._open.setdefault(stored.id, [])
             if await self._has_ended(engine, stored, taken.delivery):
                 await self._settle_done(engine, taken)
                 return
@@ -292,8 +310,9 @@ class PlacedTasks:
             if epoch != self._placements.epoch or not self._holds_lease():
                 if ended is not None:
                     self._publish_late(agent, stored.id, "this node has lost its lease meanwhile")
-            elif ended is not None and await self._keep_end(agent, engine, stored, ended):
+            elif ended is not None and (end := await self._kept(agent, engine, ended, epoch)) is not None:
                 await self._settle_done(engine, taken)
+                await self.ends.announce(engine, stored, end)
             else:
                 await asyncio.sleep(AGAIN_S)
                 await engine.settle(taken, "again")
@@ -307,7 +326,7 @@ class PlacedTasks:
             logger.error("task %s is no JSON, and is dropped: %s", taken.id, error)
             await engine.settle(taken, "done")
         finally:
-            self._open.discard(taken.id)
+            self._open.pop(taken.id, None)
             self._held.pop(taken.handle, None)
 
     async def report_always(self, engine: Engine) -> None:
@@ -327,8 +346,9 @@ class PlacedTasks:
         """
         if self._view.is_cancelled(stored.id):
             return True
-        is_first = delivery == 1 and stored.params.idempotency_key is None
-        if is_first and self._view.lag_s() < FRESH_S:
+        if delivery > 1:
+            return await self.ends.has_ended(engine, stored.id) or stored.id not in self._open
+        if stored.params.idempotency_key is None and self._view.lag_s() < FRESH_S:
             return False
         return await self.ends.find(engine, stored.id) is not None or stored.id not in self._open
 
@@ -358,7 +378,8 @@ class PlacedTasks:
         try:
             begun = self._tasks.find(stored.id)
             if begun is None:
-                await self._tasks.submit(params, Origin(id=stored.id, deliveries=delivery - 1))
+                origin = Origin(id=stored.id, deliveries=delivery - 1, accepted_at=accepted_at(stored))
+                await self._tasks.submit(params, origin)
                 if self._view.is_cancelled(stored.id):  # while it was submitted
                     await self._cancel_here(stored.id)
             ended = await self._tasks.wait(stored.id)
@@ -385,33 +406,19 @@ class PlacedTasks:
     def _publish_late(self, agent: str, task_id: str, reason: str) -> None:
         self._bus.publish("task.late", agent=agent, task=task_id, reason=reason)
 
-    async def _keep_end(self, agent: str, engine: Engine, stored: StoredTask, ended: Task) -> bool:
-        """Stores the end of a task, once; returns whether the engine has an end of it."""
+    async def _kept(self, agent: str, engine: Engine, ended: Task, epoch: int) -> StoredEnd | None:
+        """Stores the end of a task, once, and publishes it; returns the end that the engine has, None where this node may store none."""
         hold = self._placements.find(agent)
         if hold is None:
-            return False
-        end = StoredEnd(task=ended, node=self._node, token=hold.fencing_token)
-        value = msgspec.json.encode(end)
-        if len(value) > VALUE_BYTES_MAX:
-            text = f"its record has {len(value)} bytes, and the engine takes {VALUE_BYTES_MAX}"
-            error = ResourceLimitExceeded(f'cannot keep the output of task "{ended.id}": {text}')
-            short = msgspec.structs.replace(
-                ended, state="failed", output=None, input=None, context=None, error=Error.of(error)
-            )
-            value = msgspec.json.encode(msgspec.structs.replace(end, task=short))
-        try:
-            await engine.put(result_key(stored.id), value, revision=0, ttl_s=RESULT_S)
-        except Conflict:
-            known = await self.ends.find(engine, stored.id)
-            is_own = known is not None and (known.node, known.token) == (self._node, end.token)
-            was_cancelled = known is not None and known.task.state == "cancelled"
-            if not is_own and not was_cancelled:
-                self._publish_late(agent, stored.id, "another end is stored")
-            if known is None:
-                return False
-            end, value = known, msgspec.json.encode(known)
-        await self.ends.announce(engine, stored, end, value)
-        return True
+            return None
+        events = self._open.get(ended.id, [])
+        end = StoredEnd(task=ended, node=self._node, token=hold.fencing_token, events=events)
+        kept = await self.ends.keep(engine, end, lambda: self._holds_lease() and self._placements.epoch == epoch)
+        if kept is None:
+            self._publish_late(agent, ended.id, "this node has lost its lease meanwhile")
+        elif kept.token and (kept.node, kept.token) != (end.node, end.token):
+            self._publish_late(agent, ended.id, "another end is stored")
+        return kept
 
 
 class _Slots:

@@ -12,14 +12,27 @@ import msgspec
 from msgspec import Struct
 
 from corral.supervisor.api.table.handlers import Caller
+from corral.supervisor.api.table.scoping import tasks_in_scope
+from corral.supervisor.records.events.history import EventFilter
+from corral.supervisor.tasks.run.cluster import is_on_engine
+from corral.supervisor.tenants.tokens.scope import knows
+from corral.worker.contract import codec
 from corral.worker.contract.errors import CorralError, NotFound, Timeout
 from corral.worker.contract.records import ENDED, Task, TaskParams
-from corral.worker.control.params import TaskFollowParams, TaskIdParams, TaskRunParams, TaskShowParams, TaskWaitParams
+from corral.worker.control.params import (
+    EventParams,
+    TaskFollowParams,
+    TaskIdParams,
+    TaskRunParams,
+    TaskShowParams,
+    TaskWaitParams,
+)
 
 from ..calls.forwarding import Forwarding, Question
+from ..calls.passing_caller import PassingCaller
 from ..calls.remote_caller import RemoteCaller
 from ..engine.interface import Engine
-from ..state.stored_task import MARK, StoredEnd, id_of
+from ..state.stored_task import StoredEnd, events_of, id_of
 from .placed_tasks import PlacedTasks
 
 LOOK_FIRST_S = 0.1
@@ -36,15 +49,15 @@ LAST_S = 2.0
 class TaskCalls:
     """Answers calls about tasks that the engine keeps."""
 
-    def __init__(self, node: str, tasks: PlacedTasks, forwarding: Forwarding) -> None:
+    def __init__(self, node: str, tasks: PlacedTasks, forwarding: Forwarding, reached: Callable[[str], Engine]) -> None:
         self._node = node
+        self._reached = reached
         self._tasks = tasks
         self._forwarding = forwarding
 
-    def answer(
-        self, method: str, asked: Struct, caller: Caller, reached: Callable[[str], Engine]
-    ) -> Awaitable[object] | None:
+    def answer(self, method: str, asked: Struct, caller: Caller) -> Awaitable[object] | None:
         """Returns the answer to a call about a task of a placed agent; None for other calls."""
+        reached = self._reached
         if isinstance(asked, TaskParams):
             if not self._tasks.is_placed(asked.agent):
                 return None
@@ -55,7 +68,7 @@ class TaskCalls:
                 return self._run(engine, asked, caller)
             return self._tasks.submit(engine, asked)
         task_id = getattr(asked, "task", None)
-        if not isinstance(task_id, str) or not task_id.startswith(MARK):
+        if not isinstance(task_id, str) or not is_on_engine(task_id):
             return None
         if isinstance(caller, RemoteCaller) and caller.is_direct:
             return None
@@ -68,7 +81,32 @@ class TaskCalls:
                 return self._cancel(reached("cancel a task"), asked, caller)
         return None
 
-    async def waiting(self, engine: Engine, wanted: Mapping[str, object]) -> dict[str, object]:
+    async def kept(self, method: str, wanted: Mapping[str, object], caller: Caller) -> Mapping[str, object] | None:
+        """Returns what the engine adds to an answer of all nodes, in the shape of that; None where it adds nothing."""
+        if method == "task.list":
+            return tasks_in_scope(await self._waiting(self._reached("list tasks"), wanted), caller)
+        if method == "event.list" and is_on_engine(str(wanted.get("task"))):
+            return await self._events(self._reached("list events"), wanted, caller)
+        return None
+
+    async def _events(self, engine: Engine, wanted: Mapping[str, object], caller: Caller) -> dict[str, object]:
+        """Returns the events of a task that the engine knows, whichever nodes are gone."""
+        params = msgspec.convert(wanted, EventParams)
+        assert params.task is not None, "it is that of a task"
+        if (end := await self._tasks.ends.find(engine, params.task)) is not None:
+            found = events_of(end.task, end.node, end.events)
+        elif (task := await self._tasks.queued(engine, params.task)) is not None:
+            found = events_of(task, None)
+        else:
+            found = []
+        chosen = EventFilter(
+            params.types, params.agent, params.worker, params.task, params.since_time, knows(caller.agents)
+        )
+        return {
+            "events": [each for each in found if chosen.wants(each["type"], each["agent"], each["worker"], each["at"])]
+        }
+
+    async def _waiting(self, engine: Engine, wanted: Mapping[str, object]) -> dict[str, object]:
         """Returns the tasks that wait on the engine, in the shape of `task.list`; none for filters that a record alone decides."""
         states = [each for each in (wanted.get("state"), *_list(wanted, "states")) if each]
         if wanted.keys() - LISTED_BY or (states and "queued" not in states):
@@ -80,7 +118,7 @@ class TaskCalls:
     async def _check_known(self, engine: Engine, after: Sequence[str]) -> None:
         """Leaves a task that waits to this daemon, which submits it when its time has come."""
         for each in after:
-            if each.startswith(MARK) and not await self._is_known(engine, each):
+            if is_on_engine(each) and not await self._is_known(engine, each):
                 raise NotFound(f'cannot find task "{each}"', task=each)
 
     async def _is_known(self, engine: Engine, task_id: str) -> bool:
@@ -135,6 +173,7 @@ class TaskCalls:
             if found is None and (found := await self._tasks.find(engine, asked.task)) is None:
                 return None
         if found is not None and found.state in ENDED:
+            _send_end(asked, found, caller)
             return found
         try:
             async with asyncio.timeout(asked.timeout_s):
@@ -159,8 +198,9 @@ class TaskCalls:
             if streams or not isinstance(asked, TaskWaitParams):
                 tasks.append(asyncio.ensure_future(self._pass_on(engine, method, asked, caller)))
             task = (await ended).task
-            if streams:
+            if len(tasks) > 1:
                 await asyncio.wait(tasks[1:], timeout=LAST_S)
+            _send_end(asked, task, caller)
             return task
         finally:
             for each in tasks:
@@ -174,6 +214,8 @@ class TaskCalls:
         params: dict[str, object] = {"task": asked.task}
         if isinstance(asked, TaskWaitParams):
             params["stream"] = asked.stream
+        else:
+            caller = _BeforeEnd(caller, asked.task)
         pause_s = LOOK_FIRST_S
         while True:
             await asyncio.sleep(pause_s)
@@ -190,6 +232,31 @@ class TaskCalls:
         if self._tasks.runs(task_id):
             return self._node
         return await self._forwarding.find(engine, Question(task=task_id, running=True))
+
+
+class _BeforeEnd(PassingCaller):
+    """Passes on what is sent of a task that is followed, but for its end on the node that runs it: the engine has not taken that yet."""
+
+    def __init__(self, caller: Caller, task: str) -> None:
+        super().__init__(caller)
+        self._task = task
+        self._caller = caller
+
+    async def drain(self) -> None:
+        """Waits while the caller reads too slowly."""
+        await self._caller.drain()
+
+    def notify(self, method: str, params: Mapping[str, object]) -> None:
+        """Passes a notification on."""
+        event = codec.as_object(params.get("event")) or {}
+        if (event.get("type"), event.get("task")) != ("task.ended", self._task):
+            self._caller.notify(method, params)
+
+
+def _send_end(asked: TaskWaitParams | TaskFollowParams, task: Task, caller: Caller) -> None:
+    """Sends the end of a task that is followed."""
+    if isinstance(asked, TaskFollowParams):
+        caller.notify("task.event", {"event": events_of(task, None)[-1]})
 
 
 def _list(params: Mapping[str, object], key: str) -> list[object]:

@@ -84,16 +84,17 @@ class TaskQueues:
         others = {queue_of(agent, each): each for each in self._known.priorities(agent)}
         return {queue_of(agent): self._known.default_priority(agent), **others}
 
-    async def append(self, engine: Engine, stored: StoredTask, payload: bytes) -> None:
-        """Stores a task in the queue of its priority."""
+    async def append(self, engine: Engine, stored: StoredTask, payload: bytes) -> bool:
+        """Stores a task in the queue of its priority; returns whether it is new."""
         agent, priority = stored.params.agent or "", stored.params.priority
         if priority == self._known.default_priority(agent):
             priority = None
         if priority is not None:
             await self._add_queue(engine, agent, priority)
-        await engine.append(queue_of(agent, priority), stored.id, payload)
+        is_new = await engine.append(queue_of(agent, priority), stored.id, payload)
         if self._known.priorities(agent):
             await engine.publish(f"{RUNG}/{agent}", b"")
+        return is_new
 
     async def _add_queue(self, engine: Engine, agent: str, priority: int) -> None:
         key = f"{PRIORITIES}/{agent}"

@@ -2,16 +2,20 @@
 
 import hashlib
 import secrets
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from corral.supervisor.tasks.run.submission import ON_ENGINE
-from corral.worker.contract.records import Task, TaskParams
+from corral.supervisor.records.events.bus import rfc3339
+from corral.supervisor.tasks.run.cluster import ON_ENGINE
+from corral.supervisor.tasks.run.record_writer import end_facts
+from corral.worker.contract.errors import ResourceLimitExceeded
+from corral.worker.contract.records import ENDED, Error, Task, TaskParams
 
-MARK = ON_ENGINE
-"""The first character of the ids of these tasks; those of a daemon alone have none but hexadecimal digits."""
+from ..engine.interface import VALUE_BYTES_MAX
 
 RESULTS = "results"
 """The prefix of the ends of tasks."""
@@ -34,11 +38,17 @@ class StoredTask(Struct, frozen=True, kw_only=True):
 
 
 class StoredEnd(Struct, frozen=True, kw_only=True):
-    """Represents the end of a task: its record, the node that wrote it, and the fencing token under which it did."""
+    """Represents the end of a task: its record, the node that wrote it, and the fencing token under which it did, 0 for one that waited.
+
+    `teller` is the daemon that publishes it, as `NODE INCARNATION`, "" for an older version. `events` are those of the
+    task on that node up to its end, which are in the store of that node alone.
+    """
 
     task: Task
     node: str
     token: int
+    teller: str = ""
+    events: list[dict[str, object]] = []
 
 
 def queue_of(agent: str, priority: int | None = None) -> str:
@@ -54,9 +64,9 @@ def result_key(task_id: str) -> str:
 def id_of(params: TaskParams) -> str:
     """Returns a new id; that of its key where it has one, the same on every node."""
     if params.idempotency_key is None:
-        return f"{MARK}{secrets.token_hex(8)}"
+        return f"{ON_ENGINE}{secrets.token_hex(8)}"
     words = f"{params.agent}\0{params.idempotency_key}".encode()
-    return f"{MARK}{hashlib.sha256(words).hexdigest()[:16]}"
+    return f"{ON_ENGINE}{hashlib.sha256(words).hexdigest()[:16]}"
 
 
 def queued_record(stored: StoredTask, default_priority: int = 5) -> Task:
@@ -74,9 +84,43 @@ def queued_record(stored: StoredTask, default_priority: int = 5) -> Task:
         output_format=params.output_format,
         idempotency_key=params.idempotency_key,
         session=params.session,
+        queue_timeout_s=params.queue_timeout_s,
+        deadline_at=None if params.deadline_s is None else rfc3339(accepted_at(stored) + params.deadline_s),
         created_at=stored.created_at,
         traceparent=params.traceparent,
     )
+
+
+def accepted_at(stored: StoredTask) -> float:
+    """Returns when a task was accepted, in seconds of the Unix epoch."""
+    return datetime.fromisoformat(stored.created_at).timestamp()
+
+
+def encoded_end(end: StoredEnd) -> tuple[StoredEnd, bytes]:
+    """Returns an end, also as JSON; that of a task whose record is too long for the engine is a failure."""
+    value = msgspec.json.encode(end)
+    if len(value) <= VALUE_BYTES_MAX:
+        return end, value
+    text = f"its record has {len(value)} bytes, and the engine takes {VALUE_BYTES_MAX}"
+    error = ResourceLimitExceeded(f'cannot keep the output of task "{end.task.id}": {text}')
+    short = replace(end.task, state="failed", output=None, input=None, context=None, error=Error.of(error))
+    end = replace(end, task=short)
+    return end, msgspec.json.encode(end)
+
+
+def events_of(task: Task, node: str | None, events: Sequence[Mapping[str, object]] = ()) -> list[dict[str, object]]:
+    """Returns what the engine knows of the events of a task, in the shape of `event.list`: those of a node, and what its record says.
+
+    An event of the record has no number: `seq` is 0.
+    """
+    plain: dict[str, object] = {"seq": 0, "agent": task.agent, "task": task.id, "incarnation": None, "node": node}
+    queued = {**plain, "at": task.created_at, "type": "task.queued", "worker": None, "attempt": 0}
+    found = [{**queued, "priority": task.priority, "parent": task.parent}]
+    found += [{**each, "node": node} for each in events]
+    if task.state in ENDED:
+        ended = {**plain, "at": task.finished_at, "type": "task.ended", "worker": task.worker, "attempt": task.attempt}
+        found.append({**ended, **end_facts(task)})
+    return found
 
 
 def encoded_task(stored: StoredTask) -> bytes:

@@ -147,11 +147,13 @@ class Accounting:
         self._writer.publish(
             "task.progress",
             entry.task,
+            {
+                "progress": fraction,
+                "total": total,
+                "message": message,
+                "memory_bytes": None if entry.meter is None else entry.meter.most_bytes or None,
+            },
             store=is_kept,
-            progress=fraction,
-            total=total,
-            message=message,
-            memory_bytes=None if entry.meter is None else entry.meter.most_bytes or None,
         )
         entry.notify()
 

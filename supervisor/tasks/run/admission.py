@@ -228,6 +228,7 @@ class Admission:
         """Returns a new task."""
         agent = self._registry.agents.get(name) if kind == "task" else None
         now, parent = time.time(), origin.parent
+        created = now if origin.accepted_at is None else min(now, origin.accepted_at)
         task = Task(
             id=origin.id or self._ids.next(),
             delivery=origin.deliveries,
@@ -249,8 +250,8 @@ class Admission:
             retry=params.retry,
             when_down=params.when_down,
             queue_timeout_s=params.queue_timeout_s,
-            deadline_at=_deadline(params, now),
-            created_at=rfc3339(now),
+            deadline_at=_deadline(params, created),
+            created_at=rfc3339(created),
             parent=None if parent is None else parent.id,
             depth=0 if parent is None else parent.depth + 1,
             step=origin.step,
@@ -261,7 +262,8 @@ class Admission:
         size = words_bytes(task)
         _check_size(name, size, agent)
         self._check_totals(size, tenant_of(name))
-        return Entry(task, now, self._rules.limits(task), self._loop.time(), size_bytes=size, due=params.at)
+        since = self._loop.time() - (now - created)
+        return Entry(task, created, self._rules.limits(task), since, size_bytes=size, due=params.at)
 
     def _above(self, parent: Task | None) -> str | None:
         """Returns the traceparent of a task whose caller gave none."""

@@ -39,7 +39,7 @@ class Origin(NamedTuple):
     """Represents the origin of a task: its parent, the step of a workflow, the schedule, the task that it repeats.
 
     `tenant` is that of the caller, whose names it uses; with a parent it is the parent's. One that the cluster has
-    accepted has its `id` already, and has begun so often before: `deliveries`. With `only` it begins on that worker at once,
+    accepted has its `id` already, since `accepted_at` of the wall clock, and has begun so often before: `deliveries`. With `only` it begins on that worker at once,
     whatever else that runs, and on no other one.
     """
 
@@ -50,6 +50,7 @@ class Origin(NamedTuple):
     tenant: str = ""
     id: str = ""
     deliveries: int = 0
+    accepted_at: float | None = None
     only: WorkerSupervisor | None = None
 
 

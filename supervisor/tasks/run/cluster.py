@@ -7,11 +7,20 @@ cluster. Each class here answers as without one, and the cluster's own is derive
 from collections.abc import Callable, Mapping
 from typing import Literal
 
+from corral.supervisor.records.events.bus import Event
 from corral.supervisor.tenants.quotas.spending import NO_COST, NO_TOKENS, Spending
 from corral.worker.contract.records import ScheduleRecord, Task
 
+ON_ENGINE = "x"
+"""The first character of the id of a task that the engine of a cluster keeps; those of a daemon alone are hexadecimal."""
+
 Claim = Literal["run", "later", "elsewhere", "busy"]
 """run: this node submits the task. later: ask again. elsewhere: another node did. busy: the last one has not ended."""
+
+
+def is_on_engine(task_id: str) -> bool:
+    """Returns whether the engine of a cluster keeps a task, whichever node runs it."""
+    return task_id.startswith(ON_ENGINE)
 
 
 class PlacedRunner:
@@ -28,6 +37,9 @@ class PlacedRunner:
     async def execute(self, task: Task) -> Task:
         """Returns the end of a task on the node that ran it; also called again for one that a daemon left."""
         raise AssertionError(f"{task.agent} is not placed")
+
+    def note_event(self, task_id: str, event: Event) -> None:
+        """Notes an event of a task on the engine, so that it is known when this node is gone."""
 
     async def withdraw(self, task: Task) -> None:
         """Cancels a task whose end nobody waits for any more."""

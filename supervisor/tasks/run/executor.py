@@ -302,7 +302,7 @@ class Executor:
         if entry.is_begun:
             return  # it was stopped meanwhile
         self._tracing.retried(task, failed.error)
-        self._writer.publish("task.retried", task, reason=reason)
+        self._writer.publish("task.retried", task, {"reason": reason})
         entry.notify()
         # The first retry of a task whose worker died needs no wait: the worker's own start is one.
         if failed.put_down or (failed.died and not failed.remote and task.attempt == 1):

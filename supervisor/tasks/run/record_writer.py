@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from itertools import islice
@@ -30,7 +30,7 @@ from corral.worker.control.params import TaskListParams
 
 from ..rules.payload import bounded, error_room
 from .backlog import Backlog, Entry
-from .cluster import Cluster
+from .cluster import Cluster, is_on_engine
 from .table import Page, Records, cursor_of, place_of
 
 RETRY_AFTER_S = 1.0
@@ -269,7 +269,7 @@ class RecordWriter:
             await self._written(entry, ended, written, more)
         if on_written is not None:
             on_written()
-        self._conclude(entry, ended, error)
+        self._conclude(entry, ended)
         return True
 
     async def end_each(self, entries: deque[Entry], state: TaskState, why: ErrorOf) -> None:
@@ -283,21 +283,20 @@ class RecordWriter:
                 await self._end_some(some, state, why)
 
     async def _end_some(self, entries: Sequence[Entry], state: TaskState, why: ErrorOf) -> None:
-        under_way: list[tuple[Entry, Task, CorralError, Writing | None]] = []
+        under_way: list[tuple[Entry, Task, Writing | None]] = []
         for number, entry in enumerate(entries, 1):
             if not entry.is_ending and self.backlog.find(entry.task.id) is entry:
-                error = why(entry.task)
-                ended = _ending(entry, state, None, error)
-                under_way.append((entry, ended, error, self.save(entry, ended)))
+                ended = _ending(entry, state, None, why(entry.task))
+                under_way.append((entry, ended, self.save(entry, ended)))
             if number % ENDS_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        for number, (entry, ended, error, written) in enumerate(under_way, 1):
+        for number, (entry, ended, written) in enumerate(under_way, 1):
             try:
                 await self._written(entry, ended, written)
             except CorralError as refusal:  # the next daemon finds the task as the store has it
                 logger.warning("cannot write down the end of task %s: %s", ended.id, refusal)
             else:
-                self._conclude(entry, ended, error)
+                self._conclude(entry, ended)
             if number % ENDS_AT_ONCE == 0:
                 await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -320,8 +319,8 @@ class RecordWriter:
                 raise
             written = self.save(entry, ended, *more)
 
-    def _conclude(self, entry: Entry, ended: Task, error: CorralError | None) -> None:
-        """Removes an ended task from the backlog, and announces its end."""
+    def _conclude(self, entry: Entry, ended: Task) -> None:
+        """Removes an ended task from the backlog, and announces its end; one of the engine has ended once that has it."""
         self.backlog.remove(entry)
         entry.task = ended
         if not ended.durable:
@@ -339,58 +338,77 @@ class RecordWriter:
         entry.ended.set()
         if entry.listeners:
             entry.notify()
-        if self._is_published("task.ended", ended):
-            self.publish(
-                "task.ended",
-                ended,
-                state=ended.state,
-                error=None if error is None else error.name,
-                reason=None if error is None else error.message[:REASON_CHARS],
-                duration_s=ended.duration_s,
-                tool_calls=ended.tool_calls,
-                tokens_used=ended.tokens_used,
-                cost_cents=ended.cost_cents,
-            )
+        if not is_on_engine(ended.id):
+            self.announce_end(ended)
         for observer in self._observers:
             observer.ended(ended)
+
+    def announce_end(self, ended: Task) -> None:
+        """Publishes the end of a task."""
+        if self._is_published("task.ended", ended):
+            self.publish("task.ended", ended, end_facts(ended))
 
     def accept(self, entry: Entry) -> None:
         """Acknowledges a new task to its caller, and announces it."""
         accepted, entry.accepted = entry.accepted, None
         if accepted is not None:
             accepted.set_result(None)
-        task = entry.task
-        self.publish("task.queued", task, priority=task.priority, parent=task.parent)
+        if not is_on_engine(entry.task.id):  # the node that has accepted it says so
+            self.announce(entry.task)
+
+    def announce(self, task: Task) -> None:
+        """Publishes that a task was accepted."""
+        self.publish("task.queued", task, {"priority": task.priority, "parent": task.parent})
 
     def start(self, entry: Entry, started: Task) -> None:
         """Announces an attempt, which is in the store, or never will be; also acknowledges a task that begins at once."""
         if entry.accepted is not None:
             self.accept(entry)
         self.backlog.replace(entry, started)
-        self.publish("task.started", started, delivery=started.delivery)
+        self.publish("task.started", started, {"delivery": started.delivery})
         for observer in self._observers:
             observer.started(started)
         if entry.listeners:
             entry.notify()
 
     def _is_published(self, what: str, task: Task) -> bool:
-        """Returns True if an event about a task has a reader: that of one which is not durable is not stored."""
-        return task.durable or self._bus.has_subscribers(what)
+        """Returns True if an event about a task has a reader: that of one which goes with this daemon is not stored."""
+        return _outlives_daemon(task) or self._bus.has_subscribers(what)
 
-    def publish(self, what: str, task: Task, *, store: bool = True, **facts: object) -> None:
+    def publish(self, what: str, task: Task, facts: Mapping[str, object], *, store: bool = True) -> None:
         """Publishes an event about a task."""
         if not self._is_published(what, task):
             return
-        self._bus.publish(
+        event = self._bus.publish(
             what,
             agent=task.agent,
             worker=task.worker,
             incarnation=None,
-            store=store and task.durable,
+            store=store and _outlives_daemon(task),
             task=task.id,
             attempt=task.attempt,
             **facts,
         )
+        if is_on_engine(task.id):
+            self._cluster.runner.note_event(task.id, event)
+
+
+def end_facts(ended: Task) -> dict[str, object]:
+    """Returns what the event `task.ended` says beside which task it is."""
+    return {
+        "state": ended.state,
+        "error": None if ended.error is None else ended.error.name,
+        "reason": None if ended.error is None else ended.error.message[:REASON_CHARS],
+        "duration_s": ended.duration_s,
+        "tool_calls": ended.tool_calls,
+        "tokens_used": ended.tokens_used,
+        "cost_cents": ended.cost_cents,
+    }
+
+
+def _outlives_daemon(task: Task) -> bool:
+    """Returns True if a task is in the store, or on the engine of the cluster."""
+    return task.durable or is_on_engine(task.id)
 
 
 def _ending(entry: Entry, state: TaskState, output: object, error: CorralError | None) -> Task:

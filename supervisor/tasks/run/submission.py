@@ -26,13 +26,11 @@ from ..rules.boundaries import normalised, within
 from .accounting import Accounting
 from .admission import Admission
 from .backlog import NO_ORIGIN, Entry, Origin, dependency_failed, waiting_reason
+from .cluster import is_on_engine
 from .composite import CompositeRunner
 from .dispatcher import Dispatcher
 from .endings import Endings
 from .record_writer import RecordWriter
-
-ON_ENGINE = "x"
-"""The first character of the id of a task that the engine of a cluster keeps."""
 
 logger = logging.getLogger(__name__)
 
@@ -211,7 +209,7 @@ class Submission:
         task = entry.task
         ended: dict[str, Task | None] = {}
         # Of a placed agent, those on the engine are awaited by the cluster.
-        after = [e for e in task.after if task.kind != "placed" or not e.startswith(ON_ENGINE)]
+        after = [e for e in task.after if task.kind != "placed" or not is_on_engine(e)]
         while True:
             open_ones = {each for each in after if each not in ended}
             unseen = [each for each in open_ones if self._backlog.find(each) is None]

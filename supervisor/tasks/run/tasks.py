@@ -54,6 +54,7 @@ class Tasks:
         self.submit = submission.submit
         self.note_refused = submission.note_refused
         self.next_end = writer.next_end
+        self.announce, self.announce_end = writer.announce, writer.announce_end
 
     @property
     def refused(self) -> Mapping[str, int]:

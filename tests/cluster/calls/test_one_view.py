@@ -54,3 +54,28 @@ def test_a_page_ends_where_the_page_of_a_node_does() -> None:
     tasks: Any = found["tasks"]
     assert [each["id"] for each in tasks] == ["t9", "t8"]  # older ones of "two" are in the next
     assert found["more"] == cursor(8)
+
+
+def test_events_of_a_task_are_those_of_the_nodes_and_what_the_engine_has_beside_in_the_order_of_its_life() -> None:
+    def event(kind: str, second: int, seq: int, **more: object) -> dict[str, object]:
+        return {"seq": seq, "at": f"2026-01-01T00:00:{second:02d}.000Z", "type": f"task.{kind}", **more}
+
+    kept = {
+        "events": [
+            event("queued", 1, 0, node="gone"),
+            event("started", 2, 3, node="gone"),
+            event("started", 4, 6, node="one"),
+            event("ended", 5, 0, node="one"),
+        ]
+    }
+    one = {"events": [event("started", 4, 6), event("ended", 5, 7)], "next": None, "newest": 9}
+    two = {"events": [event("queued", 3, 8)], "next": None, "newest": 8}
+    found = united("event.list", {"one": one, "two": two, "": kept})
+    events: Any = found["events"]
+    assert [(each["type"], each["node"], each["seq"]) for each in events] == [
+        ("task.queued", "two", 8),
+        ("task.started", "gone", 3),
+        ("task.started", "one", 6),
+        ("task.ended", "one", 7),
+    ]
+    assert (found["newest"], found["next"]) == ("one:9,two:8", None)
