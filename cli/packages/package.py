@@ -56,7 +56,7 @@ def build(session: Session, folder: str, output: str | None, key: str | None, wi
     admit_msgspec()
     from corral.supervisor.agents.packages.builder import build as built  # noqa: PLC0415  # likewise
     from corral.supervisor.agents.packages.builder import describe  # noqa: PLC0415  # likewise
-    from corral.supervisor.agents.packages.signature import read_secret  # noqa: PLC0415  # likewise
+    from corral.supervisor.agents.packages.package import read_secret  # noqa: PLC0415  # likewise
 
     secret = None if key is None else read_secret(Path(key))
     try:
@@ -77,7 +77,7 @@ def build(session: Session, folder: str, output: str | None, key: str | None, wi
 def keygen(session: Session, path: str) -> None:
     """Create a key to sign packages. FILE is the secret key; the public key is printed."""
     admit_msgspec()
-    from corral.supervisor.agents.packages.signature import generate  # noqa: PLC0415  # likewise
+    from corral.supervisor.agents.packages.package import generate  # noqa: PLC0415  # likewise
 
     try:
         public = generate(Path(path))
@@ -98,7 +98,7 @@ def sign(session: Session, path: str, key: str, output: str | None) -> None:
     """
     admit_msgspec()
     from corral.supervisor.agents.packages.builder import describe, resigned  # noqa: PLC0415  # likewise
-    from corral.supervisor.agents.packages.signature import read_secret  # noqa: PLC0415  # likewise
+    from corral.supervisor.agents.packages.package import read_secret  # noqa: PLC0415  # likewise
 
     secret = read_secret(Path(key))
     try:

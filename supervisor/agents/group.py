@@ -1,5 +1,6 @@
 """Makes the running set, and what changes it: on request, by its load, by deployments."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,17 +11,19 @@ from corral.supervisor.records.memory.expiry import Expiry
 from corral.supervisor.records.memory.sessions import Memory
 from corral.supervisor.tenants.group import TenantsGroup
 from corral.supervisor.tenants.limits.sums import over_disk
+from corral.supervisor.tenants.registry.accounts import Accounts
 from corral.supervisor.workers.group import WorkersGroup
 from corral.supervisor.workers.lifecycle.state_machine import UP
 
 from .demand.activation import SocketActivation
 from .demand.autoscaler import Autoscaler
 from .demand.hibernation import Hibernation
-from .deployment.compose import make_deployments
 from .deployment.deployments import Deployments
-from .deployment.folders import MarkedFolders
-from .deployment.installer import INSTALLED
-from .deployment.integrity import Integrity
+from .deployment.folders import Integrity, MarkedFolders
+from .deployment.installer import INSTALLED, Installer
+from .deployment.plan import PackageSource
+from .deployment.records import Records
+from .deployment.running_set import RunningSet
 from .external.logins import Logins
 from .external.steps import Steps
 from .external.stores import Stores, User
@@ -79,7 +82,7 @@ def make_agents(records: RecordsGroup, workers: WorkersGroup, tenants: TenantsGr
 
     host.before_launch(Integrity(MarkedFolders(records.state_dir / INSTALLED)).checked)
     packages = Packages(records.store, records.state_dir / "packages", records.in_force)
-    deployments = make_deployments(records, workers, tenants.accounts, agents, packages, rollouts)
+    deployments = _deployments(records, workers, tenants.accounts, agents, packages, rollouts)
     packages.keep_for(deployments.users_of)
 
     memory = Memory(records.store, bus, records.in_force, registry.spec_of, tenants.tenants.all)
@@ -109,6 +112,28 @@ def _hold_disks(tenants: TenantsGroup, agents: Agents) -> None:
 
     tenants.disk.subscribe(over, startup.fill_room)
     tenants.tenants.subscribe(lambda _: startup.fill_room())
+
+
+def _deployments(
+    records: RecordsGroup,
+    workers: WorkersGroup,
+    accounts: Accounts,
+    agents: Agents,
+    packages: Packages,
+    rollouts: Rollouts,
+) -> Deployments:
+    def folder_of(tenant: str) -> str:
+        return str(accounts.folder(tenant))
+
+    host = workers.host
+    return Deployments(
+        Records(records.store, records.bus),
+        Installer(workers.commands, host, accounts.floor, records.logs, records.state_dir),
+        PackageSource(packages),
+        RunningSet(agents, rollouts, host, folder_of),
+        host.environ.get("PATH", os.defpath),
+        folder_of,
+    )
 
 
 def _stores(records: RecordsGroup, workers: WorkersGroup, agents: Agents) -> Stores:

@@ -17,20 +17,15 @@ from .run.cluster import Cluster
 from .run.composite import CompositeRunner
 from .run.dispatcher import Dispatcher, TaskRunner
 from .run.endings import Endings
-from .run.executor import Executor
-from .run.jobs import JobRunner
-from .run.metering import TaskMeters
+from .run.executor import Executor, TaskMeters
+from .run.jobs import JobRunner, smoke_of
 from .run.record_writer import RecordWriter
-from .run.recovery import Recovery
 from .run.routing import Routing
-from .run.smoke import smoke_of
-from .run.submission import Submission
+from .run.submission import Recovery, Submission
 from .run.task_rules import TaskRules
 from .run.tasks import Tasks
 from .worker_api.approvals import Approvals
-from .worker_api.call_history import CallHistory
-from .worker_api.call_rate import CallRates
-from .worker_api.call_records import CallRecords
+from .worker_api.call_records import CallHistory, CallRates, CallRecords
 from .worker_api.pubsub import WorkerPubsub
 from .worker_api.requests import WorkerApi
 from .worker_api.tool_calls import ToolCalls

@@ -1,11 +1,18 @@
-"""Opens, watches and closes the listening sockets of one daemon's agents, and starts an agent whose socket has a connection."""
+"""Opens, watches and closes the listening sockets of one daemon's agents, and starts an agent whose socket has a connection.
+
+Like systemd: a stop closes them, an agent that is down and has not failed is started by a connection, and one that has
+failed refuses connections.
+"""
 
 import asyncio
+import enum
 import functools
 import logging
 import select
+from collections.abc import Iterable
 
 from corral.supervisor.records.events.bus import Bus
+from corral.supervisor.workers.lifecycle.state_machine import ASKED_FOR, State, Worker
 from corral.supervisor.workers.listening.sockets import ListenSockets
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import CorralError
@@ -13,7 +20,45 @@ from corral.worker.contract.records import ListenStatus
 
 from ..membership.agents import Agents
 from ..running.agent import Agent
-from .accepting import Listening, listening
+
+
+class Listening(enum.StrEnum):
+    """Represents whether an agent listens, as `status` shows it."""
+
+    OPEN = "open"
+    """Its workers accept, or will when they are up."""
+    ON_DEMAND = "on-demand"
+    """It has no process: the next connection starts it."""
+    CLOSED = "closed"
+    """Connections are refused."""
+
+
+def listening(workers: Iterable[Worker], *, held: bool) -> Listening:
+    """Returns what follows from the states of an agent's workers; `held` is true for one that was stopped on request."""
+    workers = list(workers)
+    if held or not workers:
+        return Listening.CLOSED
+    if not all(map(_is_down, workers)):
+        return Listening.OPEN
+    return Listening.ON_DEMAND if any(map(_may_start, workers)) else Listening.CLOSED
+
+
+def _is_down(worker: Worker) -> bool:
+    """Returns True if it has no process, and none is coming."""
+    if worker.waits or worker.tree:
+        return False
+    if worker.state is State.INITIAL:
+        return worker.deadline is None
+    return worker.state is State.TERMINATED and worker.resume_at is None
+
+
+def _may_start(worker: Worker) -> bool:
+    """Returns True if it was never started, was ended because nothing needed it, or has ended by itself without a failure."""
+    last = worker.last_exit
+    if last is None or last.result in ASKED_FOR:
+        return True
+    return last.result == "exited" and last.code == 0 and worker.spawn_failures == 0
+
 
 CHANGES = ("agent.added", "agent.removed", "agent.changed")
 """Types of events after which an agent may have other addresses, or is gone."""
@@ -38,8 +83,6 @@ class SocketActivation:
         self._retries: dict[str, asyncio.TimerHandle] = {}
         self._is_closed = False
 
-    # -- what there is
-
     def status(self, agent: Agent) -> list[ListenStatus]:
         """Returns the addresses of an agent, in the order of its spec."""
         if not agent.spec.listen:
@@ -62,8 +105,6 @@ class SocketActivation:
     def degraded(self) -> list[str]:
         """Returns the names of agents that lack an address."""
         return [*self._errors]
-
-    # -- following
 
     def open(self) -> None:
         """Opens the sockets of all agents, before any of them is started."""
@@ -148,8 +189,6 @@ class SocketActivation:
         self._retries.pop(agent.name, None)
         if self._agents.agents.get(agent.name) is agent:
             self._settle(agent)
-
-    # -- the first connection
 
     def _watch(self, agent: Agent) -> None:
         # A poll of its own: the loop would make the sockets themselves non-blocking, for all workers that have them.

@@ -101,8 +101,6 @@ class Autoscaler:
             for scaled in self._scaled.values():
                 scaled.cancel_timer()
 
-    # -- changes
-
     def scale_by(self, queues: Queues) -> None:
         """Scales by the tasks that wait."""
         self._queues = queues
@@ -154,8 +152,6 @@ class Autoscaler:
             for name in [name for name in self._scaled if name not in self._agents.agents]:
                 self._scaled.pop(name).cancel_timer()
         return found
-
-    # -- deciding
 
     def _check_pending(self) -> None:
         names, self._pending = self._pending, set()
@@ -249,8 +245,6 @@ class Autoscaler:
         )
         level = logging.INFO if scaled.scaling.reported == "maximum" else logging.WARNING
         logger.log(level, "%s: %s", name, reason, extra={"fields": {"agent": name}})
-
-    # -- acting
 
     async def _carry_out(self, scaled: _Scaled) -> None:
         agent, decision = scaled.agent, scaled.decision

@@ -44,8 +44,6 @@ class CheckpointSaver:
         self._failing: set[str] = set()
         self._saved: dict[str, tuple[bytes, float]] = {}
 
-    # -- on request
-
     async def save(self, name: str, timeout_s: float | None) -> list[CheckpointRecord]:
         """Saves a checkpoint of each worker of an agent that is up, or of one worker."""
         supervisors = self._agents.supervisors(name)
@@ -97,8 +95,6 @@ class CheckpointSaver:
             self._failing.add(supervisor.id)
             supervisor.note("warning", error.message)
             self.publish("checkpoint.failed", supervisor, {"reason": error.message})
-
-    # -- periodically
 
     def changed(self, supervisor: WorkerSupervisor) -> None:
         """Notes a change of a worker: from its start to its end it is saved periodically."""

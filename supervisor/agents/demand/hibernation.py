@@ -56,8 +56,6 @@ class Hibernation:
         """Keeps agents awake for which tasks wait, of which `queued` returns the number by name."""
         self._queued = queued
 
-    # -- from an earlier daemon
-
     async def load(self) -> None:
         """Takes up what an earlier daemon hibernated: it rests until it is woken."""
         self._resumptions = await self.checkpoints.resumptions()
@@ -75,8 +73,6 @@ class Hibernation:
         self._has_booted = True
         for agent in list(self._agents.agents.values()):
             self._wake_for_tasks(agent)
-
-    # -- what others ask
 
     def is_hibernated(self, agent: Agent) -> bool:
         """Returns True if an agent has no wanted worker, and a hibernated one: a task wakes it."""
@@ -181,8 +177,6 @@ class Hibernation:
                 self._resumptions[worker_id] = each._replace(checkpoint=None)
         return removed
 
-    # -- now and then
-
     async def run(self) -> None:
         """Saves checkpoints of workers with enable_checkpointing, and hibernates agents with hibernate_after, in time."""
         async with asyncio.TaskGroup() as group:
@@ -219,8 +213,6 @@ class Hibernation:
             logger.exception("cannot hibernate %s", agent.name)
         finally:
             self._awake_until[agent.name] = self._loop.time() + agent.spec.hibernate_after
-
-    # -- going on from another state
 
     async def restore(
         self, number: int | None, data: object, name: str | None, timeout_s: float | None
@@ -266,8 +258,6 @@ class Hibernation:
             text = f'cannot restore one checkpoint into the {len(supervisors)} workers of "{name}": name one'
             raise Conflict(text, name=name, workers=[supervisor.id for supervisor in supervisors])
         return supervisors[0]
-
-    # -- sleeping and waking
 
     async def hibernate(self, names: Sequence[str], *, timeout_s: float | None, force: bool) -> list[WorkerSupervisor]:
         """Saves checkpoints of workers and ends their processes, all or none; waits until no process is left."""

@@ -5,5 +5,5 @@ version keeps the exact dependencies it was resolved to, and that what a kill -9
 Environments are shared by all versions with the same lock. The room knows neither the format of a package (`packages`
 does) nor how traffic moves (`rollout` does).
 
-Begin with `deployments`; `installer` is one installation, `environments` the folder of virtual environments.
+Begin with `deployments`; `installer` is one installation, with the folder of virtual environments.
 """

@@ -34,9 +34,7 @@ from corral.worker.control.deployments import Deployment, DeploymentCheck, Deplo
 
 from .folders import OF_TENANT, remove
 from .installer import Installer
-from .needs import missing, words
-from .package_source import PackageSource
-from .plan import UNFINISHED, Package, agent_table, kept_settings
+from .plan import UNFINISHED, Package, PackageSource, agent_table, kept_settings, missing, words
 from .records import Records
 from .runner import Limits
 from .running_set import Change, RunningSet
@@ -77,8 +75,6 @@ class Deployments:
         self._turns = asyncio.Semaphore(INSTALLING_MAX)
         self._left: list[Path] = []
 
-    # -- the life of the daemon
-
     async def load(self) -> None:
         """Reads the records, and ends those that an earlier daemon left unfinished; after the agents were loaded."""
         self._left = await asyncio.to_thread(self._installer.prepare)
@@ -108,8 +104,6 @@ class Deployments:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-
-    # -- asking
 
     def listed(self, name: str | None = None, limit: int = 50) -> list[Deployment]:
         """Returns the last deployments of an agent, newest first; without a name those of all agents."""
@@ -146,8 +140,6 @@ class Deployments:
         if record.state != "current" or self._serves(record):
             return record
         return replace(record, state="superseded")
-
-    # -- deploying
 
     async def deploy(self, params: DeployParams, by: str) -> Deployment:
         """Deploys a version, and returns its record once it serves, a share of the workers has it, or it has failed.
@@ -252,11 +244,8 @@ class Deployments:
             self._records.check(record, "needs", "passed", words(lacking))
             return
         self._records.check(record, "needs", "failed", words(required))
-        raise NotFound(
-            f'cannot deploy "{record.agent}": {words(required)}',
-            name=record.agent,
-            missing=[{"kind": need.kind, "name": need.name} for need in required],
-        )
+        text = f'cannot deploy "{record.agent}": {words(required)}'
+        raise NotFound(text, name=record.agent, missing=[{"kind": need.kind, "name": need.name} for need in required])
 
     async def _install(self, number: int, package: Package, spec: Spec) -> dict[str, object]:
         """Installs a version, and returns the table of its agent."""
@@ -320,8 +309,6 @@ class Deployments:
         await self._collect(record.agent)
         return record
 
-    # -- canaries
-
     async def promote(self, name: str) -> Deployment:
         """Gives the rest of the workers the version of the canary; returns its record once all have it, or it has failed."""
         record = await self._taken(name, "promote")
@@ -382,8 +369,6 @@ class Deployments:
         if not found:
             raise Conflict(f'cannot {what} "{name}": its canary has just ended', name=name)
         return found[-1]
-
-    # -- what is not needed any more
 
     async def _collect(self, own: str = "") -> None:
         """Removes installed versions and environments that nothing refers to; not while others than `own` are installed."""

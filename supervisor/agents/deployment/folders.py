@@ -1,21 +1,27 @@
-"""Owns a folder of folders, each of which is whole once its marker is written, last and synced.
+"""Owns a folder of folders, each of which is whole once its marker is written, last and synced, and compares their files.
 
 Environments and installed packages cannot be moved after they were built: programs in them name their paths. So each is
-built under its final name, and whatever has no marker is the rest of a build that was killed.
+built under its final name, and whatever has no marker is the rest of a build that was killed. The SHA-256 of a version's files
+is noted when it is installed, and compared before each start of a worker: files that its install script has changed are
+noted as they are then, and files that it has made are not. A file whose inode has not changed is not read again.
 """
 
+import asyncio
 import contextlib
+import hashlib
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 
 from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.machine.launcher.child_setup import Refused, identity_of
 from corral.supervisor.machine.linux.kernel import sync_file_system
-from corral.supervisor.workers.process.launch import Identity
+from corral.supervisor.workers.lifecycle.state_machine import CORRUPTED
+from corral.supervisor.workers.process.launch import Identity, Order
 from corral.supervisor.workers.process.sandbox import remove_temporary
 from corral.worker.contract.errors import SpawnFailed
 
@@ -139,3 +145,80 @@ def remove(path: Path) -> bool:
     with contextlib.suppress(OSError):  # first: a folder that is half removed is not whole
         (path / MARKER).unlink()
     return remove_temporary(str(path), REMOVAL_S)
+
+
+SUMS = "sums.json"
+"""File beside the marker: path below the folder of files -> SHA-256 in hexadecimal."""
+
+FILES = "files"
+"""Folder of the package's own files in an installed folder."""
+
+Stamp = tuple[int, int, int, int]
+
+
+def files_in(folder: Path) -> list[str]:
+    """Returns the paths of all regular files below a folder."""
+    found = (each for each in folder.rglob("*") if each.is_file() and not each.is_symlink())
+    return sorted(str(each.relative_to(folder)) for each in found)
+
+
+def note_sums(root: Path, names: Sequence[str]) -> None:
+    """Notes the present content of files of an installed folder; one that is gone is left out."""
+    sums = {name: _digest(root / FILES / name) for name in names}
+    data = msgspec.json.encode({name: digest for name, digest in sums.items() if digest})
+    target = root / SUMS
+    with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(data)
+
+
+class Integrity:
+    """Compares the files of installed versions with what was noted."""
+
+    def __init__(self, installed: MarkedFolders) -> None:
+        self._root = str(installed.root)
+        self._seen: dict[str, tuple[Stamp, str]] = {}
+
+    def covers(self, folder: str) -> bool:
+        """Returns whether a working directory is that of a version whose installation has ended."""
+        root = os.path.dirname(folder)
+        return os.path.dirname(root) == self._root and os.path.exists(f"{root}/{MARKER}")
+
+    async def checked(self, order: Order) -> Order:
+        """Refuses a launch in a folder whose files have changed: a launch step."""
+        folder = order.spec.process.working_directory
+        if self.covers(folder) and (problem := await asyncio.to_thread(self.problem, folder)):
+            words = f'cannot start "{order.spec.name}": {problem}; deploy the package again'
+            raise SpawnFailed(words, result=CORRUPTED, agent=order.spec.name, retryable=False)
+        return order
+
+    def problem(self, folder: str) -> str:
+        """Returns which file of an installed version has changed; "" if none has."""
+        try:
+            sums = msgspec.json.decode((Path(folder).parent / SUMS).read_bytes(), type=dict[str, str])
+        except (OSError, msgspec.MsgspecError) as error:
+            return f"the list of its files cannot be read: {error}"
+        for name, wanted in sums.items():
+            if self._sum_of(os.path.join(folder, name)) != wanted:
+                return f"{name} is not as it was installed"
+        return ""
+
+    def _sum_of(self, path: str) -> str:
+        try:
+            found = os.stat(path, follow_symlinks=False)
+        except OSError:
+            return ""
+        # The time of the last change of the inode, unlike that of the content, cannot be set.
+        stamp = (found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns)
+        seen = self._seen.get(path)
+        if seen is None or seen[0] != stamp:
+            seen = self._seen[path] = (stamp, _digest(Path(path)))
+        return seen[1]
+
+
+def _digest(path: Path) -> str:
+    """Returns the SHA-256 of a file; "" for one that cannot be read, or is no regular file."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""

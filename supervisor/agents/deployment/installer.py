@@ -1,7 +1,7 @@
 """Installs one version of a package: its files into a folder, its dependencies into an environment, its script last.
 
-The order is: interpreter, lock, environment, files, npm, script. Whatever fails raises with the reason, and leaves
-nothing behind; the environment alone stays once it is whole, as it may serve others.
+The order is: interpreter, lock, environment, files, npm, script. Whatever fails raises with the reason, and leaves nothing
+behind; the environment alone stays once it is whole: all versions and packages with the same lock, interpreter and owner share it.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from msgspec import Struct
 
@@ -23,22 +24,103 @@ from corral.supervisor.workers.process.launch import Host, Identity
 from corral.worker.contract.errors import Conflict, NotFound, SpawnFailed
 from corral.worker.contract.names import tenant_of
 
-from .environments import Environments, Setting
-from .folders import OF_TENANT, MarkedFolders, Owner, remove
-from .integrity import FILES, files_in, note_sums
-from .runner import Limits, Place, Runner, failure
-from .steps import (
+from .folders import FILES, OF_TENANT, MarkedFolders, Owner, files_in, note_sums, remove
+from .runner import (
     LOCK_NAME,
     REPORT_NAME,
     Dependencies,
+    Limits,
+    Place,
+    Runner,
     Tool,
+    create,
+    environment_key,
+    failure,
     find_python,
+    install,
     lent_variables,
     lock_of_report,
     npm_install,
     passed_variables,
     resolve,
 )
+
+VENV = "venv"
+"""Folder of the environment itself, beside its lock."""
+
+
+class Setting(Struct, frozen=True):
+    """Holds what all commands of one installation have in common: the tool, the owner, the variables, the cache."""
+
+    tool: Tool
+    owner: Owner
+    variables: dict[str, str]
+    cache: Path
+    readable: tuple[str, ...] = ()
+    tenant: str = ""
+
+    def place(self, folder: Path, *readable: str) -> Place:
+        """Returns the place of a command that works in `folder` and fills it."""
+        return Place(
+            folder,
+            folder,
+            self.variables,
+            readable=(*self.readable, *readable),
+            writable=(str(folder), str(self.cache)),
+        )
+
+
+class Environments:
+    """Builds the environments in one folder, each once."""
+
+    def __init__(self, folders: MarkedFolders) -> None:
+        self.folders = folders
+        self._building = WeakValueDictionary[str, asyncio.Lock]()
+
+    def python_of(self, key: str) -> Path:
+        """Returns the interpreter of an environment."""
+        return self.folders.path_of(key) / VENV / "bin" / "python"
+
+    def key_of(self, path: str) -> str:
+        """Returns the key of the environment that a path is in; "" for paths elsewhere."""
+        root = str(self.folders.root) + os.sep
+        return path.removeprefix(root).partition(os.sep)[0] if path.startswith(root) else ""
+
+    async def provide(self, runner: Runner, setting: Setting, lock: str, python: str) -> str:
+        """Returns the key of the environment of a lock, which is built if it is not there."""
+        key = environment_key(lock, python, str(setting.owner.uid))
+        if setting.tenant:
+            key = f"{setting.tenant}{OF_TENANT}{key}"
+        turn = self._building.setdefault(key, asyncio.Lock())
+        async with turn:
+            if not self.folders.is_whole(key):
+                await self._build(runner, setting, key, lock, python)
+        return key
+
+    async def _build(self, runner: Runner, setting: Setting, key: str, lock: str, python: str) -> None:
+        path = await asyncio.to_thread(self.folders.begin, key)
+        is_built = False
+        try:
+            locked, venv = path / LOCK_NAME, path / VENV
+            locked.write_text(lock, "utf-8")
+            locked.chmod(0o644)
+            venv.mkdir(mode=0o700)
+            setting.owner.give(venv)  # and no more: the marker is the daemon's
+            place = setting.place(venv, str(locked), os.path.dirname(python))
+            steps = {"create the environment": create(setting.tool, python, str(venv))}
+            if lock.strip():
+                argv = install(setting.tool, str(venv), str(locked))
+                steps["install the dependencies"] = argv
+            for what, argv in steps.items():
+                outcome = await runner.run(what, argv, place)
+                if not outcome.is_success:
+                    raise failure(what, runner.spec.name, outcome, SpawnFailed)
+            await asyncio.to_thread(self.folders.finish, key)
+            is_built = True
+        finally:
+            if not is_built:
+                await asyncio.shield(asyncio.to_thread(remove, path))
+
 
 INSTALLED = "installed"
 CACHE = "cache"
@@ -70,14 +152,7 @@ class Installer:
     """Installs packages in the state folder of one daemon."""
 
     def __init__(
-        self,
-        commands: Commands,
-        host: Host,
-        floor: Floor,
-        logs: LogStore,
-        state_dir: Path,
-        satisfies: Callable[[str, str], bool],
-        tool: Tool | None = None,
+        self, commands: Commands, host: Host, floor: Floor, logs: LogStore, state_dir: Path, tool: Tool | None = None
     ) -> None:
         self.installed = MarkedFolders(state_dir / INSTALLED)
         self.environments = Environments(MarkedFolders(state_dir / "environments"))
@@ -86,7 +161,6 @@ class Installer:
         self._host = host
         self._floor = floor
         self._logs = logs
-        self._satisfies = satisfies
         self._tool = tool or tool_of(host.environ)
         self._numbers = itertools.count(1)
 
@@ -174,7 +248,7 @@ class Installer:
         """Returns the path of an interpreter that a specifier allows: the daemon's own where it fits."""
         own = os.path.realpath(sys.executable)
         version = ".".join(map(str, sys.version_info[:3]))
-        if not specifier or self._satisfies(version, specifier):
+        if not specifier or satisfies(version, specifier):
             return own
         what = f"find Python {specifier}"
         if setting.tool.kind == "uv":
@@ -248,6 +322,13 @@ class Installer:
         if dependencies.install:
             steps["run the install script"] = dependencies.install
         return steps
+
+
+def satisfies(version: str, specifier: str) -> bool:
+    """Returns whether a version of Python is one that a specifier (PEP 440) allows."""
+    from packaging.specifiers import SpecifierSet  # noqa: PLC0415  # only who deploys pays
+
+    return SpecifierSet(specifier).contains(version, prereleases=True)
 
 
 def tool_of(environ: Mapping[str, str]) -> Tool:

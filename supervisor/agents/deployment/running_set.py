@@ -24,7 +24,7 @@ from ..membership.additions import Addition
 from ..membership.agents import Agents
 from ..rollout.roll import failure
 from ..rollout.rollouts import Rollout, Rollouts
-from .needs import Facts
+from .plan import Facts
 
 LOOK_S = 0.05
 """Seconds between two looks at the health checks of a first version, whose success is no event, and at finishing workers."""

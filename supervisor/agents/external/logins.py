@@ -77,8 +77,6 @@ class Logins:
         self._servers: dict[str, _Server] = {}
         self._logins: dict[str, Login] = {}
 
-    # -- tokens for the processes of servers
-
     async def token(self, spec: Spec, wish: Mapping[str, object]) -> dict[str, object]:
         """Returns the token of the moment, or another one than the `refused` one; {} where none is known to be needed."""
         server = self._servers.setdefault(spec.name, _Server())
@@ -175,8 +173,6 @@ class Logins:
         except CorralError as error:
             server.problem, server.failed_at = error, now
             raise
-
-    # -- logins of persons
 
     async def start(self, spec: Spec, *, port: int, device: bool, scopes: tuple[str, ...]) -> Login:
         """Starts a login; the browser is to be sent to its `authorization_url`, or the code to be typed at another device."""
@@ -291,8 +287,6 @@ class Logins:
             "expires_at": grant.expires_at or None,
             "reason": problem,
         }
-
-    # -- inside
 
     def _login(self, spec: Spec, number: str) -> Login:
         self._forget_old()

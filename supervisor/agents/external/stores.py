@@ -1,10 +1,15 @@
 """Probes the declared stores, lists them, and tells when one goes down or comes up.
 
-A store is probed at the start, then at intervals while an agent that uses it runs, and when stores are listed. One that
-nobody uses is not probed. A probe that is under way serves all who ask meanwhile.
+A probe opens its path, or connects to its host and port: nothing is written, and nothing is asked. A store is probed at the
+start, then at intervals while an agent that uses it runs, and when stores are listed. One that nobody uses is not probed. A
+probe that is under way serves all who ask meanwhile.
 """
 
 import asyncio
+import contextlib
+import os
+import socket
+import stat
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Literal, NamedTuple, Protocol
@@ -16,7 +21,51 @@ from corral.supervisor.config.decoding.values import Refused
 from corral.supervisor.config.spec.in_force import InForce
 from corral.worker.contract.errors import SpawnFailed
 
-from .probe import why_not_connected, why_not_opened
+SQLITE_BEGINNING = b"SQLite format 3\0"
+
+
+def why_not_opened(kind: Kind, path: str) -> str:
+    """Opens a path for reading, and returns why that cannot be done; "" if it can. It may block as long as the disk does."""
+    try:
+        # Without waiting: opening a pipe without a writer would block.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        try:
+            return _why_unfit(kind, fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        return _words(error)
+
+
+async def why_not_connected(host: str, port: int) -> str:
+    """Connects to a TCP port, and returns why that cannot be done; "" if it can."""
+    try:
+        _, writer = await asyncio.open_connection(host, port)
+    except (OSError, ValueError) as error:  # ValueError: a name that IDNA refuses
+        return _words(error)
+    writer.transport.abort()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return ""
+
+
+def _why_unfit(kind: Kind, fd: int) -> str:
+    mode = os.fstat(fd).st_mode
+    if kind == "files":
+        is_good = stat.S_ISDIR(mode) or stat.S_ISREG(mode)
+        return "" if is_good else "it is neither a folder nor a file"
+    if not stat.S_ISREG(mode):
+        return "it is no regular file"
+    beginning = os.read(fd, len(SQLITE_BEGINNING))  # an empty file is an empty database
+    return "" if beginning in (b"", SQLITE_BEGINNING) else "it is no SQLite database"
+
+
+def _words(error: Exception) -> str:
+    """Returns the reason without the address, which may have come from a secret."""
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return "its host has no address" if isinstance(error, socket.gaierror) else "no connection"
+
 
 INTERVAL_S = 30.0
 """Seconds between two probes of a store whose users run."""

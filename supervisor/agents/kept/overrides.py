@@ -47,8 +47,6 @@ class Overrides:
         self.loaded: dict[str, Override] = {}
         """Overrides in force since the start of the daemon, until their revisions are known."""
 
-    # -- look-up
-
     def of(self, name: str) -> Override | None:
         """Returns the override that is in force, or about to be, for a name; None where the file's table is."""
         head = self._revisions.head(name)
@@ -59,8 +57,6 @@ class Overrides:
         """Returns the number of the revision that overrides the file's table of a name; None where none does."""
         current = self._revisions.head(name).current
         return current if current in self._made.get(name, {}) else None
-
-    # -- the start of a daemon
 
     def load(self, overrides: Iterable[Override], others: Iterable[Spec]) -> dict[str, CorralError]:
         """Takes the overrides of the store whose base is the file's table still; returns those that do not fit any more.
@@ -89,8 +85,6 @@ class Overrides:
             if number is not None:
                 self._made[name] = {number: override}
         self.loaded = {}
-
-    # -- changes
 
     def note(self, draft: Draft | Revision, number: int) -> None:
         """Takes note of the number of a revision, which is an override if it has a base."""
@@ -130,8 +124,6 @@ class Overrides:
         for override in self.loaded.values():
             found = _laid_over(found, self.file, override)
         return found
-
-    # -- one agent, server, team or workflow
 
     def table(self, spec: Spec) -> dict[str, object]:
         """Returns the table of an agent or server of the file in the form of the file."""

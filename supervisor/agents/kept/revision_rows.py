@@ -1,4 +1,4 @@
-"""Reads and writes the tables `revision` and `agent` of the store: the history, and what it makes the next daemon run.
+"""Reads and writes the tables `revision` and `agent` of the store, and the emergency stop in `meta`.
 
 All statements of one change are for one commit. The module does not know what a table means.
 """
@@ -6,11 +6,68 @@ All statements of one change are for one commit. The module does not know what a
 from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
+import msgspec
+
 from corral.supervisor.records.store.store import Row, Statement, Store, moment_of, number_of
 from corral.worker.contract import codec
 
-from .decision import REMOVED, given_up
-from .record import Cause, Draft, Head, How, Kind, Revision, State
+from .record import REMOVED, Cause, Draft, Head, How, Kind, Revision, State, given_up
+
+EMERGENCY_STOP_KEY = "emergency_stop"
+"""Key of the emergency stop in the table `meta`."""
+
+KINDS: Mapping[str, Kind] = {"mcp": "mcp", "team": "team", "workflow": "workflow"}
+"""Kinds as the store spells them; every other word is an agent."""
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """Represents an addition at run time: its table is as in the configuration."""
+
+    name: str
+    kind: Kind
+    table: Mapping[str, object]
+    base: str | None = None
+    """Fingerprint of the table of the file that it overrides."""
+
+
+class EmergencyStop(msgspec.Struct, frozen=True):
+    """Represents an emergency stop in force: its time (RFC 3339, UTC) and the caller that asked for it."""
+
+    at: str
+    by: str
+
+
+class AgentTable:
+    """Reads the table `agent`; reads and writes the emergency stop in `meta`.
+
+    Every method that writes raises Overloaded when the store takes nothing now; then nothing is changed.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def entries(self) -> list[Entry]:
+        """Returns what was added at run time, oldest first."""
+        rows = await self._store.read("SELECT name, kind, table_json, base FROM agent ORDER BY created_at")
+        return [
+            Entry(str(name), KINDS.get(str(kind), "agent"), _table(text), None if base is None else str(base))
+            for name, kind, text, base in rows
+        ]
+
+    async def emergency_stop(self) -> EmergencyStop | None:
+        """Returns the emergency stop, if one is in force."""
+        rows = await self._store.read("SELECT value FROM meta WHERE key = ?", (EMERGENCY_STOP_KEY,))
+        return msgspec.json.decode(str(rows[0][0]), type=EmergencyStop) if rows else None
+
+    async def set_emergency_stop(self, emergency_stop: EmergencyStop) -> None:
+        """Stores the emergency stop, so that it is in force in later daemons too."""
+        text = msgspec.json.encode(emergency_stop).decode()
+        await self._store.write(("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (EMERGENCY_STOP_KEY, text)))
+
+    async def clear_emergency_stop(self) -> None:
+        """Deletes the emergency stop."""
+        await self._store.write(("DELETE FROM meta WHERE key = ?", (EMERGENCY_STOP_KEY,)))
+
 
 _COLUMNS = "name, number, kind, state, reason, how, made_by, why, package, of_number, table_json, is_stored, base, at, settled_at, resumes"
 MAX_REVISIONS = 50

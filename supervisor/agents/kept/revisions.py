@@ -15,8 +15,22 @@ from corral.supervisor.records.events.bus import Bus
 from corral.supervisor.records.store.store import Statement, Store
 from corral.worker.contract.errors import NotFound, Timeout, WorkerFailed
 
-from .decision import DAEMON_ENDED, Alignment, InForce, aligned, given_up, recorded, removed, settled, taken_back
-from .record import Cause, Draft, Head, Kind, Revision
+from .record import (
+    DAEMON_ENDED,
+    Alignment,
+    Cause,
+    Draft,
+    Head,
+    InForce,
+    Kind,
+    Revision,
+    aligned,
+    given_up,
+    recorded,
+    removed,
+    settled,
+    taken_back,
+)
 from .revision_rows import RevisionTable, ending, expiry, failure, insertion, removal, resumption, success
 
 
@@ -38,8 +52,6 @@ class Revisions:
         self._heads: dict[str, Head] = {}
         self._ends: dict[tuple[str, int], asyncio.Event] = {}
         """Ends of rolling revisions that are waited for."""
-
-    # -- the start of a daemon
 
     async def load(self, in_force: Iterable[InForce], untouched: Collection[str] = ()) -> list[Revision]:
         """Reads the heads, and makes the current revision of each name the table `in_force`.
@@ -87,8 +99,6 @@ class Revisions:
         if end.draft is not None:
             return recorded(head, head.last + 1, is_settled=True)
         return Head(head.last, end.current, None if end.resumed is None else end.resumed.number)
-
-    # -- changes
 
     async def record(
         self,
@@ -224,8 +234,6 @@ class Revisions:
         """
         await self._store.write(*expiry(before))
 
-    # -- look-up
-
     def head(self, name: str) -> Head:
         """Returns what is known of a name at once; one without revisions has zero as its last number."""
         return self._head(name)
@@ -259,8 +267,6 @@ class Revisions:
         if found is None:
             raise NotFound(f'cannot find an earlier revision of "{name}"', name=name, last=head.last)
         return found
-
-    # -- events
 
     def _publish_recorded(self, draft: Draft, number: int) -> None:
         self._bus.publish(

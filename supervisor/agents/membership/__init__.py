@@ -2,5 +2,5 @@
 
 Guarantees that what is answered is in the store, that several agents at once are all taken or none, and that a reload touches
 only what has changed. Begin with `agents`, which composes the room and what it stands on: `membership` adds and removes,
-`tables` changes one, `reload` follows the configuration file, `loading` takes up what an earlier daemon had, `wanted` checks.
+`reload` takes up what an earlier daemon had, and follows the configuration file.
 """

@@ -1,15 +1,17 @@
-"""Represents agents and servers that are to be added, and decodes their tables by the configuration in force."""
+"""Represents agents and servers that are to be added, decodes their tables, and checks what is to be against what is."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
 from corral.supervisor.config.decoding.decoder import STORE
 from corral.supervisor.config.spec.loader import decode_agent
+from corral.supervisor.config.spec.references import check_addresses, check_requires
 from corral.supervisor.config.spec.sources import Variables
-from corral.supervisor.config.spec.spec import Config, Spec
+from corral.supervisor.config.spec.spec import Config, Group, Spec
+from corral.supervisor.tenants.quotas.room import TenantRoom
 
-from ..kept.agent_rows import Entry
 from ..kept.overrides import Overrides
+from ..kept.revision_rows import Entry
 
 
 class Addition(NamedTuple):
@@ -50,3 +52,22 @@ def decoded(addition: Addition, config: Config, overrides: Overrides) -> Spec:
         models=config.models,
         pools=config.pools,
     )
+
+
+class Wanted(NamedTuple):
+    """Describes what is to be: all agents and servers, teams and workflows, under a configuration.
+
+    `coming` and `going` name the agents and servers that a change adds and removes.
+    """
+
+    specs: Mapping[str, Spec]
+    groups: Mapping[str, Group]
+    config: Config
+    coming: Collection[str]
+    going: Collection[str] = ()
+
+    def check(self, room: TenantRoom) -> None:
+        """Refuses what cannot be together, and more agents than a tenant may have."""
+        room.check_names(self.coming, going=self.going, config=self.config)
+        check_requires(self.specs)
+        check_addresses([*self.groups.values(), *self.specs.values()], self.config.daemon)

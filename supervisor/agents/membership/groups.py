@@ -15,9 +15,9 @@ from corral.supervisor.config.spec.references import check_addresses, check_grou
 from corral.supervisor.config.spec.spec import Group, Spec, kind_of_group
 from corral.worker.contract.errors import Conflict, CorralError, NotFound
 
-from ..kept.agent_rows import Entry
 from ..kept.overrides import Overrides
 from ..kept.record import Cause, Draft
+from ..kept.revision_rows import Entry
 from ..running.running_agents import RunningAgents
 
 ADDED = {"team": "team.added", "workflow": "workflow.added"}
@@ -62,8 +62,6 @@ class Groups:
         """Returns the agents that tasks can be given to, those that a cluster places among them."""
         return {**self._registry.config.placed, **self._specs()}
 
-    # -- from the file and an earlier daemon
-
     def load(self, from_file: Mapping[str, Group], entries: Iterable[Entry]) -> None:
         """Takes in those of the file, and of the store what the file does not shadow and the agents allow."""
         for group in from_file.values():
@@ -94,8 +92,6 @@ class Groups:
     def _insert(self, group: Group) -> None:
         self.by_name[group.name] = group
         self._bus.publish(ADDED[kind_of_group(group)], agent=group.name)
-
-    # -- at run time
 
     async def add(self, kind: str, tables: Mapping[str, Mapping[str, object]], cause: Cause) -> list[Group]:
         """Adds teams or workflows (`kind`), all or none; they are in the store before this returns."""
@@ -186,8 +182,6 @@ class Groups:
             group = self.by_name.pop(name, None)
             if group is not None:
                 self._bus.publish(REMOVED[kind_of_group(group)], agent=name)
-
-    # -- the file
 
     def planned(self, wanted: Mapping[str, Group], agents: Mapping[str, Spec]) -> dict[str, dict[str, str]]:
         """Returns the changes by a configuration with `wanted` and `agents`: `teams` and `workflows`, by name."""

@@ -24,10 +24,9 @@ from ..running.registry import was_removed
 from ..running.replicas import seen_through
 from ..running.running_agents import RunningAgents
 from ..running.startup import idle_counts
-from .additions import Addition, decoded
+from .additions import Addition, Wanted, decoded
 from .changes import SpecChanges
 from .groups import Groups
-from .wanted import Wanted
 
 
 class Membership:
@@ -64,8 +63,6 @@ class Membership:
             self._running.servers.add(agent)
         self._bus.publish("agent.added", agent=spec.name, kind=spec.kind)
         return agent
-
-    # -- adding
 
     def compared(self, additions: Iterable[Addition]) -> dict[str, tuple[str, ...]]:
         """Returns, for each taken name, the keys that differ from its present table; none if they are equal."""
@@ -203,9 +200,8 @@ class Membership:
             agent = self._agents.get(required)
             leaving = () if agent is None else agent.supervisors
             if required in self._registry.going or self._registry.leaving.intersection(leaving):
-                raise Conflict(
-                    f'cannot add "{spec.name}": it requires "{required}", which is being removed', name=spec.name
-                )
+                words = f'cannot add "{spec.name}": it requires "{required}", which is being removed'
+                raise Conflict(words, name=spec.name)
 
     def _idle_required(self, specs: Iterable[Spec]) -> Counter[str]:
         names = {name for spec in specs for name in spec.requires if name in self._agents}
@@ -225,8 +221,6 @@ class Membership:
             for agent in agents:
                 group.create_task(start(agent))
         return failures
-
-    # -- removing
 
     async def remove(self, names: Sequence[str], *, cascade: bool = False) -> list[str]:
         """Stops and removes agents, all or none; with `cascade` also their dependents. Returns the removed names.

@@ -89,9 +89,6 @@ def header(path: str, size: int, mode: int) -> bytes:
     return bytes(head)
 
 
-# -- writing
-
-
 def write_archive(
     target: BinaryIO, manifest: Manifest, open_file: Callable[[FileEntry], BinaryIO], signature: bytes = b""
 ) -> None:
@@ -132,9 +129,6 @@ def _space(size: int) -> int:
 
 def _padding(size: int) -> bytes:
     return bytes(-size % BLOCK)
-
-
-# -- reading
 
 
 class Reader:

@@ -30,8 +30,7 @@ from .manifest import (
     path_problem,
     too_large,
 )
-from .package import check_agreement, read_package
-from .signature import public_text, sign
+from .package import check_agreement, public_text, read_package, sign
 from .spec import MAX_BYTES, PackageSpec, decode_package
 
 if TYPE_CHECKING:
@@ -220,11 +219,8 @@ def _kind(mode: int) -> str:
 
 def _refusal(path: str, what: str) -> InvalidParams:
     shown = ascii(path)
-    return InvalidParams(
-        f"cannot build a package: {shown} {what}; remove it, or list it in {IGNORE_FILE}",
-        path=shown.strip("'\""),
-        reason=what,
-    )
+    words = f"cannot build a package: {shown} {what}; remove it, or list it in {IGNORE_FILE}"
+    return InvalidParams(words, path=shown.strip("'\""), reason=what)
 
 
 def _ignore_rules(root: str) -> "GitIgnoreSpec":
@@ -273,8 +269,6 @@ def _umask() -> int:
             return int(line.split()[1], 8)
     return 0o077
 
-
-# -- a new package
 
 _TOML = """\
 name = "{name}"

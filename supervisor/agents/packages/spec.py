@@ -102,9 +102,6 @@ FORBIDDEN: Mapping[KeyPath, str] = {
 """Keys of an agent that a package cannot have, each with the reason."""
 
 
-# -- the rules
-
-
 def version_text(raw: object) -> str:
     """Returns a version in its normal form (PEP 440)."""
     from packaging.version import InvalidVersion, Version  # noqa: PLC0415  # only who reads packages pays
@@ -253,9 +250,6 @@ def unknown_key(key: str, known: tuple[str, ...]) -> str:
     near = get_close_matches(key, known, 1)
     guess = f'; did you mean "{near[0]}"?' if near else f"; known are {', '.join(known)}"
     return f"unknown key{guess if near or len(known) < 12 else ''}"
-
-
-# -- decoding
 
 
 def decode_package(data: bytes) -> PackageSpec:

@@ -139,8 +139,6 @@ class Packages:
             if path not in kept and not path.is_dir():
                 path.unlink()
 
-    # -- uploading
-
     async def upload(self, upload: str | None, offset: int, data: str, tenant: str = "") -> tuple[str, int]:
         """Appends bytes in base64 to an upload of an owner, or to a new one; returns its id and the bytes that it has.
 
@@ -197,8 +195,6 @@ class Packages:
         if size > limit:
             words = f"cannot take a package of more than {limit} bytes (packages.max_bytes)"
             raise ResourceLimitExceeded(words, limit=limit, value=size)
-
-    # -- adding and removing
 
     async def add(self, key: str, sha256: str | None, by: str, at: str, tenant: str = "") -> Stored:
         """Verifies an upload of an owner and keeps it as a package; returns the one that is there, if it has the same content.
@@ -258,11 +254,8 @@ class Packages:
         if not settings.require_signature or package.signer in settings.trusted_keys:
             return
         reason = f"{package.signer} is not in packages.trusted_keys" if package.signer else "it is not signed"
-        raise PermissionDenied(
-            f"cannot take the package {package.reference}: {reason}",
-            package=package.reference,
-            signer=package.signer or None,
-        )
+        words = f"cannot take the package {package.reference}: {reason}"
+        raise PermissionDenied(words, package=package.reference, signer=package.signer or None)
 
     async def remove(self, reference: str) -> Stored:
         """Removes a package."""
@@ -285,8 +278,6 @@ class Packages:
         self._kept = {key: each for key, each in self._kept.items() if each.tenant != tenant}
         for key in [key for key, each in self._uploads.items() if each.tenant == tenant]:
             self._drop(key)
-
-    # -- reading
 
     def list(self, name: str | None = None) -> list[Stored]:
         """Returns the packages by name, of each the highest version first."""

@@ -94,9 +94,6 @@ class View(Struct, frozen=True):
         return is_bad or any(slot.new is New.FAILED for slot in self.slots)
 
 
-# -- actions
-
-
 class Begin(Struct, frozen=True):
     """Starts a new worker beside the former one of a slot."""
 

@@ -74,8 +74,6 @@ class Roll:
         if self.spec.smoke is not None and not self.is_return:
             self.smoke = Smoke.DUE
 
-    # -- the state of affairs
-
     def view(self) -> View:
         """Returns all that the next action depends on."""
         limit = self.running.config.process.max_concurrent_processes
@@ -143,8 +141,6 @@ class Roll:
         announced = [each for each in healths if each.rule.check.way == "worker"]
         is_well = all(each.healthy for each in (*written, *announced))
         return New.SOUND if is_up and is_well else New.COMING
-
-    # -- progress
 
     def look(self) -> None:
         """Does what is due now."""
@@ -286,8 +282,6 @@ class Roll:
         self.running.zygotes.note(agent)
         if self.spec.kind == "mcp":
             self.running.servers.relist(agent)
-
-    # -- ends
 
     def _finish(self) -> None:
         agent = self.agent

@@ -78,8 +78,6 @@ class Rollouts:
         """Runs the smoke tasks of specs by `attempt`."""
         self.attempt = attempt
 
-    # -- beginning
-
     def begin(
         self, agent: Agent, spec: Spec, *, share: float = 1.0, added: bool | None = None, resumed: bool = False
     ) -> Rollout:
@@ -125,8 +123,6 @@ class Rollouts:
         self._running.bus.publish("agent.rolling", agent=roll.agent.name, revision=roll.after, store=True)
         self._look(roll.agent.name)
 
-    # -- on request
-
     def of(self, name: str) -> Rollout | None:
         """Returns the change of an agent that is under way; None where there is none."""
         roll = self._rolls.get(name) or self._waiting.get(name)
@@ -157,8 +153,6 @@ class Rollouts:
             roll = rolls.get(agent.name)
             if roll is not None:
                 roll.abandon(SUPERSEDED)
-
-    # -- progress
 
     def changed(self, supervisor: WorkerSupervisor) -> None:
         """Takes note of a change of a worker, of its load alone too."""
@@ -218,8 +212,6 @@ class Rollouts:
             if roll is not None:
                 roll.abandon("it was removed")
         self._busy.discard(name)
-
-    # -- ends
 
     def _settle(self, roll: Roll, reason: str) -> None:
         agent = roll.agent

@@ -170,13 +170,8 @@ def check_range(spec: Spec, instances: int) -> None:
     """Refuses a number that its own load would change again at once; none at all switches it off."""
     least, most = spec.instances.minimum, spec.instances.maximum
     if has_range(spec) and instances != 0 and not least <= instances <= most:
-        raise InvalidParams(
-            f'cannot scale "{spec.name}" to {instances}: it has instances = {{ min = {least}, max = {most} }}',
-            key="instances",
-            value=instances,
-            min=least,
-            max=most,
-        )
+        words = f'cannot scale "{spec.name}" to {instances}: it has instances = {{ min = {least}, max = {most} }}'
+        raise InvalidParams(words, key="instances", value=instances, min=least, max=most)
 
 
 def is_at_risk(agent: Agent) -> bool:

@@ -9,7 +9,7 @@ from corral.supervisor.records.events.bus import Bus
 from corral.supervisor.workers.supervision.shared import utc_now
 from corral.worker.contract.errors import Conflict, Overloaded
 
-from ..kept.agent_rows import AgentTable, EmergencyStop
+from ..kept.revision_rows import AgentTable, EmergencyStop
 
 STORE_S = 2.0
 """Seconds an emergency stop waits for the store: a disk that hangs must not delay its answer."""
@@ -31,11 +31,8 @@ class EmergencyStopSwitch:
     def check(self, what: str) -> None:
         """Refuses work while an emergency stop is in force; `what` is what cannot be done."""
         if self.in_force is not None:
-            raise Conflict(
-                f"cannot {what}: an emergency stop is in force; corral start NAME, or --all",
-                reason="emergency-stop",
-                **{"at": self.in_force.at, "by": self.in_force.by},
-            )
+            words = f"cannot {what}: an emergency stop is in force; corral start NAME, or --all"
+            raise Conflict(words, reason="emergency-stop", **{"at": self.in_force.at, "by": self.in_force.by})
 
     def engage(self, by: str) -> EmergencyStop:
         """Puts an emergency stop in force at once, on behalf of the caller `by`."""
@@ -48,11 +45,8 @@ class EmergencyStopSwitch:
             async with asyncio.timeout(STORE_S), self._storing:
                 await self._table.set_emergency_stop(emergency_stop)
         except TimeoutError:
-            raise Overloaded(
-                "cannot keep the emergency stop for a new daemon: the store has not answered; all are killed",
-                reason="stalled",
-                retry_after_s=1.0,
-            ) from None
+            words = "cannot keep the emergency stop for a new daemon: the store has not answered; all are killed"
+            raise Overloaded(words, reason="stalled", retry_after_s=1.0) from None
 
     async def release(self) -> None:
         """Ends the emergency stop, if one is in force; waits for one that is being stored."""

@@ -15,10 +15,19 @@ from corral.supervisor.workers.supervision.worker_supervisor import WorkerSuperv
 from corral.worker.contract.errors import Timeout
 
 from .agent import not_paused, users, waves
-from .await_state import can_pause, has_ended, has_moved_on, is_gone, is_up_after, last_exit_until, rests
 from .emergency_stop import EmergencyStopSwitch
 from .registry import Registry
-from .startup import Startup, idle_counts
+from .startup import (
+    Startup,
+    can_pause,
+    has_ended,
+    has_moved_on,
+    idle_counts,
+    is_gone,
+    is_up_after,
+    last_exit_until,
+    rests,
+)
 
 STOP_MARGIN_S = 30.0
 """Seconds beyond the grace period after which a stop has failed: the kernel cannot end a process."""
@@ -33,8 +42,6 @@ class Operations:
         self._registry = registry
         self._startup = startup
         self._emergency = emergency
-
-    # -- starting
 
     async def start(self, supervisors: Sequence[WorkerSupervisor], *, wait: bool = True) -> None:
         """Starts workers and what they require, and waits until they are up; ends an emergency stop.
@@ -53,8 +60,6 @@ class Operations:
         for name, agent in self._registry.agents.items():
             if everything or name in names:
                 agent.held = False
-
-    # -- stopping
 
     async def stop(self, supervisors: Sequence[WorkerSupervisor], *, wait: bool = True) -> None:
         """Stops workers, at once but for those that others of them require, and waits until nothing is left."""
@@ -180,8 +185,6 @@ class Operations:
             self._shared.bus.publish("agent.reset", agent=supervisor.spec.name, worker=supervisor.id)
             supervisor.send(state_machine.Reset())
 
-    # -- standing still
-
     async def pause(self, names: Sequence[str], everything: bool) -> None:
         """Freezes workers with all their processes until they are resumed, stopped or die; again is harmless.
 
@@ -203,8 +206,6 @@ class Operations:
         """Continues paused workers; others are untouched."""
         for supervisor in supervisors:
             supervisor.send(state_machine.Resume())
-
-    # -- emergencies
 
     async def halt(self, by: str, stop_tasks: Callable[[], None]) -> int:
         """Kills every worker and server without grace, and starts none until `start`; returns how many there were.

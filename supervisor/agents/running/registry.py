@@ -39,8 +39,6 @@ class Registry:
         """Returns the configuration in force."""
         return self.in_force.config
 
-    # -- look-up
-
     def spec_of(self, name: str) -> Spec | None:
         """Returns the spec in force of an agent or server; None where there is none of that name."""
         agent = self.agents.get(name)
@@ -177,8 +175,6 @@ class Registry:
                 listener(supervisor)
 
         return changed
-
-    # -- changes of the set
 
     def is_to_go(self, supervisor: WorkerSupervisor) -> bool:
         """Returns whether a worker is being added or removed, or was removed: nothing may start it now."""

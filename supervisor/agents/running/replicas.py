@@ -216,8 +216,6 @@ class Replicas:
         except ResourceLimitExceeded as error:
             self._shared.bus.publish("limit.processes", agent=name, reason=error.message)
 
-    # -- workers
-
     def put_in_force(self, agent: Agent, spec: Spec) -> None:
         """Puts the keys of a spec in force that need no new process; the others with the next process of each worker."""
         before, agent.spec = agent.spec, spec

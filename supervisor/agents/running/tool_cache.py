@@ -133,8 +133,6 @@ class ToolCache:
             logger.warning(text, agent.name, "calls of one caller may meet different states")
         self._pool.listed(agent.name)
 
-    # -- on disk
-
     def _keep(self, spec: Spec, catalogue: Catalogue) -> None:
         value = msgspec.json.encode(catalogue)
         if len(value) > MAX_KEPT_BYTES:

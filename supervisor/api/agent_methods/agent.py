@@ -11,7 +11,7 @@ from corral.supervisor.agents.demand.hibernation import Hibernation
 from corral.supervisor.agents.kept.record import Cause
 from corral.supervisor.agents.membership.additions import Addition
 from corral.supervisor.agents.membership.agents import Agents
-from corral.supervisor.agents.running.await_state import can_pause
+from corral.supervisor.agents.running.startup import can_pause
 from corral.supervisor.config.decoding.values import quoted
 from corral.supervisor.config.secrets.secrets import MASK, masked, masked_address
 from corral.supervisor.config.spec.labels import is_glob
@@ -320,9 +320,8 @@ class AgentMethods:
         name = params.signal.upper()
         name = name if name.startswith("SIG") else f"SIG{name}"
         if name not in signals.Signals.__members__:
-            raise InvalidParams(
-                f'cannot send signal "{params.signal}": it is unknown', key="signal", value=params.signal
-            )
+            words = f'cannot send signal "{params.signal}": it is unknown'
+            raise InvalidParams(words, key="signal", value=params.signal)
         given = params.names if params.name is None else [params.name, *params.names]
         chosen = self._chosen(SelectionParams(names=given, selector=params.selector))
         paused = [k.id for k in chosen.supervisors if k.worker.paused_at is not None]

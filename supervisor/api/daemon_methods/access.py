@@ -240,11 +240,8 @@ class AuditMethods:
             try:
                 expected = parse_position(params.head)
             except ValueError:
-                raise InvalidParams(
-                    f'cannot look for "{params.head}": a head is NUMBER:HASH, with 64 digits of hash',
-                    key="head",
-                    value=params.head,
-                ) from None
+                words = f'cannot look for "{params.head}": a head is NUMBER:HASH, with 64 digits of hash'
+                raise InvalidParams(words, key="head", value=params.head) from None
         return as_result(await self._audit.verify(expected), AuditVerdict)
 
 

@@ -237,11 +237,8 @@ class LogMethods:
             async for batch in batches:
                 size += len(codec.encode(batch))
                 if size > ANSWER_BYTES:
-                    raise ResourceLimitExceeded(
-                        f"cannot answer with more than {ANSWER_BYTES} bytes of log: follow it",
-                        limit="answer",
-                        value=ANSWER_BYTES,
-                    )
+                    words = f"cannot answer with more than {ANSWER_BYTES} bytes of log: follow it"
+                    raise ResourceLimitExceeded(words, limit="answer", value=ANSWER_BYTES)
                 found += joiner.join(batch)
         found += joiner.flush()
         records = cast("list[LogLine]", found)  # the shape that `logs.record` gives them
@@ -272,11 +269,8 @@ class LogMethods:
         n = None if params.after is not None else n
         if params.task is not None:
             if params.names or params.selector or params.previous:
-                raise InvalidParams(
-                    f'cannot select lines of task "{params.task}" by names or incarnations: the task says which',
-                    key="task",
-                    value=params.task,
-                )
+                words = f'cannot select lines of task "{params.task}" by names or incarnations: the task says which'
+                raise InvalidParams(words, key="task", value=params.task)
             return self._lines.of_task(await self._tasks.show(params.task), wanted, n, position, follow=follow)
         logs = self._logs
         if follow:

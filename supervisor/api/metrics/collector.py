@@ -237,8 +237,6 @@ class Collector:
         before, recent = (Step(), ()) if known is None else (known.written, tuple(known.recent))
         return Reading(level, (*recent, (at_ms, gained(level, before, max(1, at_ms - self.last_ms)))))
 
-    # -- reading
-
     async def _steps(self, at_ms: int, span_ms: int, *, begins: bool) -> dict[str, Step]:
         found: dict[str, Step] = {}
         sums = Step()
@@ -351,8 +349,6 @@ class Collector:
         """Returns the counters of all agents, whose ended processes the total has as well."""
         found = (self._statistics.find(name) for name in self._agents.agents)
         return [count for count in found if count is not None]
-
-    # -- beside the steps
 
     async def _take_up(self) -> None:
         """Takes up the minute and the hour that an earlier daemon left."""

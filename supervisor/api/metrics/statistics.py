@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.agent import Agent
 from corral.supervisor.records.events.bus import Event, rfc3339
-from corral.supervisor.tasks.worker_api.call_rate import CallRates
+from corral.supervisor.tasks.worker_api.call_records import CallRates
 from corral.supervisor.workers.lifecycle.state_machine import GIVEN_UP, UP, State, Worker
 from corral.supervisor.workers.supervision.incarnation import Incarnation
 from corral.supervisor.workers.supervision.limit_enforcer import LimitEnforcer
@@ -251,8 +251,6 @@ class Statistics:
         # Nothing is queued: an event is counted the moment it is published.
         self._incidents = shared.bus.subscribe(("limit.*", "health.failed"), where=self._noted)
 
-    # -- counting
-
     def changed(self, supervisor: WorkerSupervisor) -> None:
         """Counts a worker's start and end; subscribed to every change of one, before `LimitEnforcer`."""
         known, life = self._lives.get(supervisor), supervisor.life
@@ -415,8 +413,6 @@ class Statistics:
 
     def _is_known(self, name: str) -> bool:
         return name in self._agents.agents or self._kind_of(name) is not None
-
-    # -- reporting
 
     def counted(self) -> list[Counted]:
         """Returns the counters of all agents, servers, teams and workflows, in any order; they go on counting."""

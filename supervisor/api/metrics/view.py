@@ -53,8 +53,6 @@ class MetricsView:
         """Forgets what is not complete yet of the agents of a tenant that is removed: no row of them follows."""
         self.collector.forget(tenant)
 
-    # -- history
-
     async def history(
         self, name: str | None, since: float | None, until: float | None, step_s: float | None
     ) -> MetricsHistory:
@@ -115,8 +113,6 @@ class MetricsView:
                 rows.append((begin_ms, partial[subject]))
         return rows
 
-    # -- ranking
-
     async def top(self, names: list[str] | None, since: float | None, limit: int) -> MetricsTop:
         """Ranks agents and servers; with None all that there are."""
         now_ms = max(int(self._clock() * 1000), self.collector.last_ms) + 1
@@ -169,8 +165,6 @@ class MetricsView:
                 for tenant, step in by_tenant(own).items()
             ],
         )
-
-    # -- the present
 
     async def latest(self, names: list[str] | None) -> MetricsLatest:
         """Returns the figures of the last step; with None of all agents and servers, and of the daemon."""

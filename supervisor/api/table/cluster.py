@@ -107,6 +107,5 @@ class JoinedCluster:
 
 
 def _none() -> NotFound:
-    return NotFound(
-        "cannot find a cluster: the daemon has joined none; write [cluster] in its configuration", key="cluster"
-    )
+    words = "cannot find a cluster: the daemon has joined none; write [cluster] in its configuration"
+    return NotFound(words, key="cluster")

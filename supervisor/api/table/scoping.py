@@ -208,8 +208,6 @@ class AgentScope:
             value = kept(value, key, path, self._globs)
         return value
 
-    # -- names
-
     def _named(self, rule: Rule, given: Any) -> Struct:  # Any: see `restricted`
         names: list[str] = list(getattr(given, "names", None) or [])
         if getattr(given, "name", None) is not None:
@@ -262,11 +260,8 @@ class AgentScope:
     def _check(self, name: str) -> None:
         if not self._is_known(name):
             known = sorted(n for n in {*self._registry.agents, *self._registry.groups})
-            raise NotFound(
-                f'cannot find agent, MCP server or worker "{name}"',
-                name=name,
-                known=[each for each in known if is_in_scope(each, self._globs)],
-            )
+            words = f'cannot find agent, MCP server or worker "{name}"'
+            raise NotFound(words, name=name, known=[each for each in known if is_in_scope(each, self._globs)])
 
     def _check_own(self, noun: str, name: str) -> None:
         if self._tenant and tenant_of(name) != self._tenant:
@@ -277,8 +272,6 @@ class AgentScope:
         if given.name not in (None, self._tenant):
             raise NotFound(f'cannot find tenant "{given.name}"', name=given.name, known=[])
         return replace(given, name=self._tenant)  # type: ignore[no-any-return]  # a Struct
-
-    # -- tables that a tenant writes
 
     def _checked_additions(self, given: Any) -> Struct:  # Any: see `restricted`
         """Returns the params of new agents and servers, whose relative paths are relative to the folder of the tenant."""
@@ -303,8 +296,6 @@ class AgentScope:
         kind: Kind = "agent" if agent is None else agent.spec.kind
         kind = kind if group is None else kind_of_group(group)
         check_table(kind, given.name, given.spec, self._folder)
-
-    # -- what belongs to an agent
 
     def _check_agents(self, method: str, rule: Rule, given: Any) -> None:  # Any: see `restricted`
         names = [getattr(given, key, None) for key in ("agent", "worker")]
@@ -377,9 +368,8 @@ class AgentScope:
 
     def _refused(self, method: str, why: str) -> PermissionDenied:
         whose = "for a tenant" if self._is_whole else "with a token for some agents alone"
-        return PermissionDenied(
-            f'cannot call "{method}" {whose}: {why}', method=method, reason="tenant" if self._tenant else "scope"
-        )
+        words = f'cannot call "{method}" {whose}: {why}'
+        return PermissionDenied(words, method=method, reason="tenant" if self._tenant else "scope")
 
 
 class ScopedCaller:

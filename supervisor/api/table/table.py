@@ -79,11 +79,8 @@ class Admission:
         if caller.tenant:
             self._check_tenant(method, caller.tenant)
         if not permits(caller.permission, method.access.permission):
-            raise PermissionDenied(
-                f'cannot call "{method.name}": {caller.name} may only {caller.permission}',
-                method=method.name,
-                needs=method.access.permission,
-            )
+            words = f'cannot call "{method.name}": {caller.name} may only {caller.permission}'
+            raise PermissionDenied(words, method=method.name, needs=method.access.permission)
         if caller.agents is None:
             return WholeScope()
         folder = str(self._accounts.folder(caller.tenant)) if caller.tenant else ""
@@ -94,12 +91,8 @@ class Admission:
         if self._tenants.find(tenant) is None:
             raise NotFound(f'cannot find tenant "{tenant}"', name=tenant, known=[])
         if method.access.permission != "read" and self._tenants.is_suspended(tenant):
-            raise PermissionDenied(
-                f'cannot call "{method.name}": tenant "{tenant}" is suspended',
-                method=method.name,
-                tenant=tenant,
-                reason="suspended",
-            )
+            words = f'cannot call "{method.name}": tenant "{tenant}" is suspended'
+            raise PermissionDenied(words, method=method.name, tenant=tenant, reason="suspended")
 
     async def check_change(self, method: AnyMethod, caller: Caller) -> None:
         """Refuses a change beyond the rate of its caller, and one that needs a record while none can be stored."""
@@ -114,12 +107,8 @@ class Admission:
         name = refusal_key(caller.who) if token is None else f"token {token}"
         wait_s = self._rate.take(name, limit, self._loop.time())
         if wait_s:
-            raise Overloaded(
-                f'cannot call "{method.name}": {caller.name} has made {limit} changes within a minute',
-                limit="max_changes_per_minute",
-                value=limit,
-                retry_after_s=round(wait_s, 3),
-            )
+            words = f'cannot call "{method.name}": {caller.name} has made {limit} changes within a minute'
+            raise Overloaded(words, limit="max_changes_per_minute", value=limit, retry_after_s=round(wait_s, 3))
 
 
 NAMES_KEPT = 50

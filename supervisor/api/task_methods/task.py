@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from corral.supervisor.records.events.bus import Bus, Event
 from corral.supervisor.tasks.run.backlog import Origin
-from corral.supervisor.tasks.run.sender import PartSender
+from corral.supervisor.tasks.run.buffer import PartSender
 from corral.supervisor.tasks.run.tasks import Tasks
 from corral.supervisor.tasks.worker_api.approvals import Approvals as ApprovalDesk
 from corral.supervisor.tasks.worker_api.tool_calls import ToolCalls
@@ -298,9 +298,8 @@ async def children_of(tasks: Tasks, task: Task, limit: int) -> list[Task]:
 
 
 def _late(params: TaskWaitParams | TaskFollowParams) -> Timeout:
-    return Timeout(
-        f'cannot wait longer than {params.timeout_s:g} s for task "{params.task}": it goes on', task=params.task
-    )
+    words = f'cannot wait longer than {params.timeout_s:g} s for task "{params.task}": it goes on'
+    return Timeout(words, task=params.task)
 
 
 def _standing(task: Task) -> dict[str, object]:

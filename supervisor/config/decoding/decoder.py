@@ -209,10 +209,8 @@ class Part:
             reason += "; corral reads TOML: KEY = VALUE below a [TABLE]"
         reason = _one_line(reason[:1].lower() + reason[1:])
         where = "".join(f", {name} {number}" for name, number in facts.items())
-        raise InvalidParams(
-            f"cannot read {_one_line(self.source)}{where}: {reason}",
-            **{"file": self.source, "key": None, "value": None, "reason": reason, **facts},
-        )
+        words = f"cannot read {_one_line(self.source)}{where}: {reason}"
+        raise InvalidParams(words, **{"file": self.source, "key": None, "value": None, "reason": reason, **facts})
 
 
 class Document:
@@ -280,8 +278,6 @@ class Document:
             what = f"[{key}]" if isinstance(value, Mapping) else f"{key} = {_brief(shown)}"
         return InvalidParams(": ".join(filter(None, (where, what, _one_line(reason)))), **facts)
 
-    # -- collecting
-
     @contextlib.contextmanager
     def collecting(self) -> Generator[None, None, None]:
         """Notes the mistake that ends the block, so that what stands behind it is read as well."""
@@ -322,8 +318,6 @@ class Document:
         errors = [{"message": each.message, **each.data} for each in found[:MISTAKES_MAX]]
         also = f"{more} more mistakes" if more > 1 else "one more mistake"
         raise InvalidParams(f"{first.message} (and {also})", **{**first.data, "errors": errors})
-
-    # -- keys
 
     def decode_key(
         self, path: KeyPath, raw: object, fields: Fields, *, part: Part | None = None, **how: Any

@@ -257,9 +257,6 @@ def _parse(text: str) -> dict[str, str]:
     return found
 
 
-# -- masking
-
-
 def masked(value: object, key: str = "", depth: int = MAX_DEPTH) -> object:
     """Returns a JSON value without values of environments, and without those under keys that name secrets."""
     if not depth and isinstance(value, dict | list):

@@ -105,10 +105,5 @@ def _check_variables(name: str, path: str, value: object) -> None:
 
 
 def _refused(name: str, key: str, value: object, reason: str) -> PermissionDenied:
-    return PermissionDenied(
-        f'cannot take the table of "{name}": {key} = {value!r}: {reason}',
-        name=name,
-        key=key,
-        value=value,
-        reason=reason,
-    )
+    words = f'cannot take the table of "{name}": {key} = {value!r}: {reason}'
+    return PermissionDenied(words, name=name, key=key, value=value, reason=reason)

@@ -17,9 +17,8 @@ from corral.worker.contract.names import local_name, tenant_of
 
 from ..declared.cluster import ClusterSettings, Placement, decode_cluster
 from ..declared.models import DeclaredModel, check_models, decode_models
-from ..declared.naming import why_no_name
 from ..declared.oauth import Oauth, oauth_as_table
-from ..declared.pools import DeclaredPool, check_pool, decode_pools
+from ..declared.pools import DeclaredPool, check_pool, decode_pools, why_no_name
 from ..declared.stores import DeclaredStore, decode_stores, urls_of
 from ..declared.tenant import Tenant, decode_tenants, decode_tiers
 from ..decoding.decoder import Document, KeyPath, written_keys, written_secrets
@@ -29,7 +28,6 @@ from .diff import NAMED_TABLES
 from .job import Schedule, commands_of, decode_job, decode_schedule, job_task
 from .listen import ListenAddress
 from .probe_spec import Check, Readiness, SmokeTask, written
-from .program_rules import check_daemon_wide, check_health, check_pasted, check_program, check_type, hides_program
 from .references import (
     address_mistakes,
     check_tenants,
@@ -42,7 +40,17 @@ from .references import (
     why_unknown,
     why_unknown_in_spec,
 )
-from .sections import decode_section, table_at, table_in
+from .sections import (
+    check_daemon_wide,
+    check_health,
+    check_pasted,
+    check_program,
+    check_type,
+    decode_section,
+    hides_program,
+    table_at,
+    table_in,
+)
 from .sources import NO_VARIABLES, Variables, expanded, merged
 from .spec import (
     DAEMON_TABLES,

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from corral.worker.contract.errors import Conflict, InvalidParams
 from corral.worker.contract.names import tenant_of
 
-from ..declared.naming import own_name, own_names
+from ..declared.pools import own_name, own_names
 from ..decoding.decoder import Document, KeyPath
 from ..decoding.keys import fields_of
 from ..decoding.values import Refused, did_you_mean, dotted, is_loopback, is_table, place_of

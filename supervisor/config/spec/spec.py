@@ -22,8 +22,7 @@ from ..declared.models import DeclaredModel, a_model
 from ..declared.oauth import Oauth, oauth_table
 from ..declared.pools import DeclaredPool, a_pool
 from ..declared.stores import DeclaredStore
-from ..declared.tenant import Limits, Tenant
-from ..declared.uids import uid_range
+from ..declared.tenant import Limits, Tenant, uid_range
 from ..decoding.decoder import decode_inline
 from ..decoding.keys import COMPUTED, Change, Key, fields_of, schema_of
 from ..decoding.shapes import Schema, accepts, closed_object, shape_of

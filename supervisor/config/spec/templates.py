@@ -23,9 +23,8 @@ from corral.worker.contract.literal import literal
 from ..decoding.decoder import SECRET, STORE, Document, Expanded, KeyPath, Stopped, as_text, as_value, as_written
 from ..decoding.keys import Field, fields_of
 from ..decoding.values import Refused, is_list, is_table, json_schema, quoted
-from .program_rules import PROGRAM_KEYS, check_daemon_wide
 from .references import why_unknown, why_unknown_in_spec
-from .sections import table_at, table_in
+from .sections import PROGRAM_KEYS, check_daemon_wide, table_at, table_in
 from .sources import Variables, expanded
 from .spec import SECTIONS, Defaults, Spec
 from .team import a_name

@@ -83,9 +83,8 @@ def format_table(raw: object) -> OutputFormat:
     try:
         return msgspec.convert(raw, OutputFormat)
     except msgspec.ValidationError as error:
-        raise Refused(
-            f"write a table of description and schema: {misfit_of(error, raw, OutputFormat).words}"
-        ) from error
+        words = f"write a table of description and schema: {misfit_of(error, raw, OutputFormat).words}"
+        raise Refused(words) from error
 
 
 @accepts("list, or one `${…}`", {"anyOf": [{"type": "array"}, TEXT]})

@@ -18,7 +18,7 @@ from corral import __version__
 from corral.mcp.endpoint.server import McpEndpoint
 from corral.mcp.protocol.caller import Caller
 from corral.supervisor.api.table.table import Control
-from corral.supervisor.tasks.run.sender import METHOD as PART
+from corral.supervisor.tasks.run.buffer import METHOD as PART
 from corral.supervisor.tenants.quotas.connections import Clients, allowed
 from corral.supervisor.tenants.tokens.scope import bound, lesser
 from corral.supervisor.tenants.tokens.tokens import Tokens

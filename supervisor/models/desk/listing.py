@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from corral.supervisor.agents.external.probe import why_not_connected
+from corral.supervisor.agents.external.stores import why_not_connected
 from corral.supervisor.agents.running.registry import Registry
 from corral.supervisor.config.declared.models import DeclaredModel
 

@@ -42,9 +42,6 @@ Groups = Sequence[Sequence[str]]
 """Tasks by their ids: of each group one at least has to end. An empty group is no obstacle."""
 
 
-# -- params
-
-
 def normalised(params: TaskParams) -> TaskParams:
     """Returns the same params, with each boundary in one place: `boundaries.timeout_s` and `boundaries.allowed_tools`."""
     _check_words(params)
@@ -141,9 +138,6 @@ def _allowed_tools(params: TaskParams) -> list[str] | None:
         if not _PATTERN.fullmatch(each):
             raise _refused(f"{key}[{index}]", 'write a pattern such as "time__*"')
     return list(dict.fromkeys(patterns))
-
-
-# -- delegation
 
 
 def check_child(parent: Task, tasks: Tasks, children: int, count: int = 1) -> None:
@@ -282,9 +276,6 @@ class _Intersection:
             raise _TooLong
 
 
-# -- usage
-
-
 def overspent(
     task: Task, tokens: int = 0, cost_cents: float = 0.0, *, is_reached: bool = False
 ) -> ResourceLimitExceeded | None:
@@ -301,13 +292,8 @@ def overspent(
         if limit is None:
             continue
         if count > limit * (1 + 1e-9) or (is_reached and count >= limit * (1 - 1e-9)):  # sums of floats
-            return ResourceLimitExceeded(
-                f'cannot go on with task "{task.id}": it has used {count:g} of {limit:g} {unit}',
-                limit=key,
-                value=limit,
-                used=count,
-                task=task.id,
-            )
+            words = f'cannot go on with task "{task.id}": it has used {count:g} of {limit:g} {unit}'
+            return ResourceLimitExceeded(words, limit=key, value=limit, used=count, task=task.id)
     return None
 
 
@@ -333,9 +319,6 @@ def limits(boundaries: Boundaries, resources: Resources, longest_s: float = 0.0)
 def capped(timeout_s: float, other_s: float) -> float:
     """Returns the shorter of two durations in seconds; 0 is none."""
     return min(timeout_s, other_s) if timeout_s and other_s else timeout_s or other_s
-
-
-# -- whether a delegated task can ever run
 
 
 def can_ever_run(

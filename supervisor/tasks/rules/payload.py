@@ -70,11 +70,8 @@ def check_output(task: Task, output: object) -> None:
     try:
         faults = _compiled(codec.encode(asked.schema)).faults(output)
     except ResourceLimitExceeded as error:
-        raise ResourceLimitExceeded(
-            f'cannot take the result of task "{task.id}": it is too long to be held against its output_format',
-            **error.data,
-            worker=task.worker,
-        ) from error
+        words = f'cannot take the result of task "{task.id}": it is too long to be held against its output_format'
+        raise ResourceLimitExceeded(words, **error.data, worker=task.worker) from error
     if faults:
         first = faults[0]
         raise TaskFailed(
@@ -125,11 +122,8 @@ def check_result(task: Task, output: object, words: int, limit_bytes: int = MAX_
     taken = words + CHILD_BYTES * len(task.children)
     limit = min(limit_bytes, MAX_MESSAGE_BYTES - RECORD_MARGIN_BYTES - taken)
     if size > limit:
-        raise ResourceLimitExceeded(
-            f'cannot take the result of task "{task.id}": {size} bytes are more than {limit}',
-            limit="max_output_size_bytes",
-            value=size,
-        )
+        text = f'cannot take the result of task "{task.id}": {size} bytes are more than {limit}'
+        raise ResourceLimitExceeded(text, limit="max_output_size_bytes", value=size)
     check_output(task, output)
 
 
@@ -180,6 +174,5 @@ def _length(value: object) -> int:
     try:
         return len(codec.encode_with_margin(value))
     except ValueError as error:
-        raise ResourceLimitExceeded(
-            "cannot keep a task's input, context or output: it is nested too deep", limit="depth"
-        ) from error
+        words = "cannot keep a task's input, context or output: it is nested too deep"
+        raise ResourceLimitExceeded(words, limit="depth") from error

@@ -142,8 +142,6 @@ class TaskQueue:
         common = len(self.waiting) - self.sticky_count - self._behind + self._behind_sticky
         return common + max(0, len(self._sticky_keys) - workers)
 
-    # -- in and out
-
     def add(self, task: str, rank: float, *, sticky: str | None = None, session: str | None = None) -> None:
         """Adds a task, for the first time or once more: then it is still in front of its session."""
         assert task not in self.waiting, "a task waits once"
@@ -236,8 +234,6 @@ class TaskQueue:
         """Returns True if a task waits for another one of its session."""
         waiting = self.waiting.get(task)
         return waiting is not None and not self._is_offered(waiting)
-
-    # -- heaps
 
     def _offer(self, waiting: Waiting) -> None:
         heap = self._common

@@ -220,35 +220,23 @@ class Accounting:
         """Counts a tool call of a task."""
         allowed = entry.limits.max_tool_calls
         if entry.task.tool_calls >= allowed:
-            raise ResourceLimitExceeded(
-                f'cannot call a tool in task "{entry.task.id}": it may make {allowed} calls',
-                limit="max_tool_calls",
-                value=allowed,
-                task=entry.task.id,
-            )
+            words = f'cannot call a tool in task "{entry.task.id}": it may make {allowed} calls'
+            raise ResourceLimitExceeded(words, limit="max_tool_calls", value=allowed, task=entry.task.id)
         entry.task = replace(entry.task, tool_calls=entry.task.tool_calls + 1)
-
-    # -- delegation
 
     def check_is_no_step(self, key: str) -> None:
         """Refuses a key under which a task of a team or workflow finds one of its own parts."""
         above = self._writer.find(key.partition("/")[0])
         if above is not None and above.kind in ("team", "workflow", "job"):
-            raise InvalidParams(
-                f'cannot take the task: idempotency_key "{key[:50]}" is for the parts of task "{above.id}"',
-                key="idempotency_key",
-                task=above.id,
-            )
+            words = f'cannot take the task: idempotency_key "{key[:50]}" is for the parts of task "{above.id}"'
+            raise InvalidParams(words, key="idempotency_key", task=above.id)
 
     def check_can_run(self, child: Task, parent: Task) -> None:
         """Returns if a child, not yet queued, could begin while its parent waits for it."""
         find, waits = self._writer.find, self._waited_for
         if not can_ever_run(child, asking=parent.id, find=find, waits=waits, obstacles=self._obstacles):
-            raise Conflict(
-                f'cannot delegate to "{child.agent}": it could begin only after this task, which waits for it',
-                agent=child.agent,
-                task=parent.id,
-            )
+            words = f'cannot delegate to "{child.agent}": it could begin only after this task, which waits for it'
+            raise Conflict(words, agent=child.agent, task=parent.id)
 
     def _waited_for(self, task_id: str) -> list[str]:
         """Returns the tasks that a running task waits for: one alone of those that wait for any worker of the same agent."""

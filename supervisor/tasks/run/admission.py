@@ -131,8 +131,6 @@ class Admission:
         if found is not None and found.input_schema is not None:
             check_input(name, found.input_schema, value)
 
-    # -- room
-
     def _check_room(self, agent: Agent) -> None:
         name, limit = agent.name, agent.spec.tasks.max_queue_size
         if self._backlog.queued(name) >= limit:
@@ -222,8 +220,6 @@ class Admission:
         ends = sum(at >= since and agent in (None, name) for at, name in self._ends)
         return retry_after_s(max(1, int(limit * ROOM)), ends, now - since)
 
-    # -- the record
-
     def entry(self, name: str, params: TaskParams, boundaries: Boundaries, kind: TaskKind, origin: Origin) -> Entry:
         """Returns a new task."""
         agent = self._registry.agents.get(name) if kind == "task" else None
@@ -305,11 +301,8 @@ def _check_size(name: str, size: int, agent: Agent | None) -> None:
         output = min(agent.spec.resources.max_output_size_bytes, output)
     limit = MAX_MESSAGE_BYTES - RECORD_MARGIN_BYTES - output
     if size > limit:
-        raise ResourceLimitExceeded(
-            f'cannot take a task for "{name}": {size} bytes of objective, input and context are more than {limit}',
-            limit="message",
-            value=size,
-        )
+        words = f'cannot take a task for "{name}": {size} bytes of objective, input and context are more than {limit}'
+        raise ResourceLimitExceeded(words, limit="message", value=size)
 
 
 def _deadline(params: TaskParams, now: float) -> str | None:

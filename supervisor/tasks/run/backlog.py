@@ -238,8 +238,6 @@ class Backlog:
         """Returns the number of tasks of an agent that run."""
         return self._counts.get((agent, "running"), 0)
 
-    # -- the queues of agents
-
     def enqueue(self, entry: Entry) -> None:
         """Puts a task into the queue of its agent."""
         task = entry.task
@@ -351,12 +349,8 @@ class Dependencies:
 def dependency_failed(task: str, blocker: str, state: str) -> Cancelled:
     """Returns why a task never begins: another one that had to succeed is in this state."""
     what = "is not known any more" if state == "unknown" else f"ended as {state}"
-    return Cancelled(
-        f'cannot begin task "{task}": task "{blocker}", which had to succeed before, {what}',
-        reason="dependency",
-        dependency=blocker,
-        state=state,
-    )
+    words = f'cannot begin task "{task}": task "{blocker}", which had to succeed before, {what}'
+    return Cancelled(words, reason="dependency", dependency=blocker, state=state)
 
 
 def waiting_reason(entry: Entry) -> str:

@@ -93,8 +93,6 @@ class Budgets:
         for agent, found in entries.items():
             self._costs[agent] = Spending(NO_COST.window_s, NO_COST.step_s, tuple(found))
 
-    # -- usage
-
     def charge(self, agent: str, tokens: int, cost_cents: float) -> None:
         """Counts tokens and cents of an agent; `holds` may give a reason from then on."""
         found = self._charge(agent, tokens, cost_cents)
@@ -209,8 +207,6 @@ class Budgets:
                 return _excess("max_cost_cents_per_day", cents, round(used, 6))
         return None
 
-    # -- the wait until an agent may go on
-
     def _await_room(self, name: str) -> None:
         if name in self._timers:
             return  # one timer, however much is reported
@@ -251,8 +247,6 @@ class Budgets:
     def reloaded(self, _: Config) -> None:
         """Looks again after the agents, which follow a configuration after the listeners to it."""
         asyncio.get_running_loop().call_soon(self.look_again)
-
-    # -- the store
 
     def _save_soon(self, agent: str) -> None:
         self._unsaved.setdefault(agent, self._costs[agent].entries[-1][0])

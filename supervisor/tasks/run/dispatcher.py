@@ -262,8 +262,6 @@ class Dispatcher:
         attempt.supervisor.publish_load()
         self.look_soon(entry.task.agent)
 
-    # -- no worker takes them
-
     def look_soon(self, name: str) -> None:
         """Records in the waiting tasks of an agent why no worker takes them, or ends them where none will; in a later turn of the loop.
 
@@ -334,8 +332,6 @@ class Dispatcher:
         questions = self._questions.get(agent.name)
         return f"{agent.name} waits for an answer: {_shown(questions[0])}" if questions else ""
 
-    # -- to workers
-
     def dispatch(self, name: str) -> None:
         """Gives waiting tasks to the free workers of an agent."""
         queue = self._backlog.queues.get(name)
@@ -403,8 +399,6 @@ class Dispatcher:
         self._held_until = 0.0
         for name in names:
             self.dispatch(name)
-
-    # -- workers
 
     def note(self, supervisor: WorkerSupervisor) -> None:
         """Notes that a worker may be able to begin a task, or one more, or no longer; `dispatch` gives it one."""

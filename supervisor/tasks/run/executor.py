@@ -1,4 +1,4 @@
-"""Executes tasks on workers: one attempt after another until the end.
+"""Executes tasks on workers: one attempt after another until the end, with the processor time and the memory that they use.
 
 An attempt is committed before the worker is sent it, an end before it is announced. While an end is being written its
 worker is free already, and the next attempt is committed together with it. Must not know which task is next: whoever begins an
@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 import time
+from functools import partial
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -18,7 +19,10 @@ from corral.supervisor.records.store.batch import Writing
 from corral.supervisor.records.store.store import Statement
 from corral.supervisor.records.telemetry.tracing import Tracing
 from corral.supervisor.workers.supervision.checkpoints import Checkpoints
+from corral.supervisor.workers.supervision.incarnation import Incarnation
+from corral.supervisor.workers.supervision.limit_enforcer import LimitEnforcer
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
+from corral.supervisor.workers.usage.task_usage import Meters, peak_bytes
 from corral.worker.contract.errors import (
     Conflict,
     CorralError,
@@ -31,13 +35,53 @@ from corral.worker.contract.errors import (
 from corral.worker.contract.records import Task
 from corral.worker.contract.worker_messages import TaskResult
 
-from ..rules.retry_policy import Attempted, retries, retry_delay_s
 from .attempt import Alarms, Attempt, BrokenOff, Failed, Outcome, Succeeded, given_up, is_breach, state_of
-from .backlog import Entry
+from .backlog import Backlog, Entry
 from .endings import Endings
-from .metering import TaskMeters
 from .record_writer import REASON_CHARS, RETRY_AFTER_S, RecordWriter
-from .task_rules import TaskRules
+from .task_rules import Attempted, TaskRules, retries, retry_delay_s
+
+
+class TaskMeters:
+    """Measures the tasks of one daemon, from the samples of its workers."""
+
+    def __init__(self, limits: LimitEnforcer, backlog: Backlog) -> None:
+        self._limits = limits
+        self._backlog = backlog
+        self._meters = Meters()
+
+    def begin(self, entry: Entry, supervisor: WorkerSupervisor) -> None:
+        """Begins to measure what the worker uses for a task."""
+        pid, life, limits = supervisor.worker.pid, supervisor.life, self._limits
+        if pid is not None and life is not None:
+            peak = partial(_peak_of, life, pid)
+            rss_bytes, cpu_s = limits.sample(supervisor).rss_bytes, limits.cpu_s(supervisor)
+            entry.meter = self._meters.begin(life.unit, pid, peak, rss_bytes, cpu_s)
+
+    def end(self, entry: Entry, supervisor: WorkerSupervisor) -> None:
+        """Adds what an attempt has used to its task."""
+        meter, limits = entry.meter, self._limits
+        if meter is not None:
+            self._meters.end(meter, limits.sample(supervisor).rss_bytes, limits.cpu_s(supervisor))
+            entry.cpu_ns += meter.cpu_ns
+            entry.peak_memory_bytes = max(entry.peak_memory_bytes, meter.most_bytes)
+            entry.meter = None
+
+    def note_sample(self, supervisor: WorkerSupervisor) -> None:
+        """Takes a new sample of what a worker uses, for the tasks that it runs."""
+        if not supervisor.running:
+            return
+        rss_bytes = self._limits.sample(supervisor).rss_bytes
+        for task_id in supervisor.running:
+            entry = self._backlog.find(task_id)
+            if entry is not None and entry.meter is not None:
+                entry.meter.note(rss_bytes)
+
+
+def _peak_of(life: Incarnation, pid: int) -> int | None:
+    """Returns the most memory that an incarnation has used so far, in bytes."""
+    return peak_bytes(pid, life.parent.cgroup_of(life.unit))
+
 
 MAX_PAUSE_S = 3600.0
 """Seconds before the next attempt that an agent can ask for by `retry_after_s` of Overloaded, at most."""

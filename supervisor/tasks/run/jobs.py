@@ -1,4 +1,4 @@
-"""Executes the tasks of jobs: each task is one run of the command, on a worker of the job that is at rest.
+"""Executes the tasks of jobs, each one run of the command on a worker of the job that is at rest, and the smoke tasks of specs.
 
 A run is never repeated for its task: it may have done half of its work, so a task whose daemon died has failed. The
 restart policy of the job decides whether a failed command is tried again, within the same task. Runs of one job that
@@ -6,6 +6,7 @@ find all of its workers at work wait for their turn, in the order in which they 
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from typing import Any
@@ -13,18 +14,54 @@ from typing import Any
 from msgspec.structs import replace
 
 from corral.supervisor.agents.membership.agents import Agents
-from corral.supervisor.agents.running.await_state import has_ended
+from corral.supervisor.agents.rollout.roll import Try
+from corral.supervisor.agents.running.startup import has_ended
+from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.workers.lifecycle import job, state_machine
 from corral.supervisor.workers.lifecycle.state_machine import ASKED_FOR
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import Cancelled, CorralError, InternalError, Timeout, WorkerFailed
-from corral.worker.contract.records import Task, TaskState
+from corral.worker.contract.records import Boundaries, Retry, Task, TaskParams, TaskState
 
 from .attempt import state_of
-from .backlog import Entry
+from .backlog import Entry, Origin
 from .endings import Endings, agent_gone
 from .executor import begun
 from .record_writer import RETRY_AFTER_S, RecordWriter
+from .tasks import Tasks
+
+
+def smoke_of(tasks: Tasks) -> Try:
+    """Returns the function that runs a smoke task; it returns why the task has failed, "" if it has not."""
+
+    async def attempt(supervisor: WorkerSupervisor, spec: Spec) -> str:
+        smoke = spec.smoke
+        assert smoke is not None, "it is tried where one is asked for"
+        params = TaskParams(
+            smoke.objective,
+            agent=spec.name,
+            input=smoke.input,
+            boundaries=Boundaries(timeout_s=smoke.timeout),
+            retry=Retry(max_attempts=1, retry_on="never"),
+        )
+        try:
+            task = await tasks.submit(params, Origin(only=supervisor))
+        except CorralError as error:
+            return error.message
+        try:
+            ended = await tasks.wait(task.id)
+        except asyncio.CancelledError:
+            with contextlib.suppress(CorralError):
+                await tasks.cancel(task.id, "the change that it was to try is taken back")
+            raise
+        except CorralError as error:
+            return error.message
+        if ended.state == "succeeded":
+            return ""
+        return ended.error.message if ended.error is not None else f"it is {ended.state}"
+
+    return attempt
+
 
 WAITS = "it waits for the run before"
 """Reason of a task that waits for its turn."""

@@ -158,8 +158,6 @@ class RecordWriter:
         """Returns whether the daemon stops: what the store refuses now is left to the next one."""
         return self._registry.draining
 
-    # -- reading
-
     def find(self, task_id: str) -> Task | None:
         """Returns the record of a task that has not ended."""
         entry = self.backlog.find(task_id)
@@ -227,8 +225,6 @@ class RecordWriter:
                 if after < created < before and _is_match(task, created, wanted)
             )
             yield from islice(fitting, wanted.limit)
-
-    # -- writing
 
     def save(self, entry: Entry, task: Task, *more: Statement) -> Writing | None:
         """Writes a record, and `more` with it; returns a future that ends when it is durable, None if nothing is written."""

@@ -76,11 +76,8 @@ class Routing:
             agent = self._registry.agents.get(params.agent) or self._registry.of(params.agent)
             for each in required:
                 if not _offers(agent, each):
-                    raise Conflict(
-                        f'cannot run a task on "{agent.name}": it does not offer "{each}"',
-                        agent=agent.name,
-                        capability=each,
-                    )
+                    words = f'cannot run a task on "{agent.name}": it does not offer "{each}"'
+                    raise Conflict(words, agent=agent.name, capability=each)
             return [agent]
         if params.capability is not None:
             required = [params.capability, *required]
@@ -168,10 +165,8 @@ class Routing:
 
     def _check_runs(self, agent: Agent, when_down: WhenDown | None) -> None:
         if agent.spec.speaks != "corral":
-            raise Conflict(
-                f'cannot run a task on "{agent.name}": it takes no tasks (protocol "{agent.spec.protocol}")',
-                agent=agent.name,
-            )
+            words = f'cannot run a task on "{agent.name}": it takes no tasks (protocol "{agent.spec.protocol}")'
+            raise Conflict(words, agent=agent.name)
         down = self._why_down(agent)
         if down is not None and not waits_when_down(agent, when_down):
             raise down.refusal()
@@ -200,9 +195,8 @@ def has_capability(spec: Spec, announced: Iterable[str], capability: str) -> boo
 def _no_agent(names: Sequence[str], downs: Sequence[Down] = ()) -> NotFound:
     text = '", "'.join(names)
     why = f': "{downs[0].agent}": {downs[0].words}' if downs else ""
-    return NotFound(
-        f'cannot find an agent with capability "{text}" that is up{why}', capability=names[0], capabilities=names
-    )
+    words = f'cannot find an agent with capability "{text}" that is up{why}'
+    return NotFound(words, capability=names[0], capabilities=names)
 
 
 def _offers(agent: Agent, capability: str) -> bool:

@@ -1,8 +1,8 @@
 """Takes new tasks: each is admitted, recorded and queued, or refused with the reason; a key is taken once.
 
-Guarantees that a durable task is committed before it is acknowledged, and that of two that come at once with one
-idempotency key the second gets the task of the first. `admission` decides, `record_writer` writes, `dispatcher` begins
-what can begin at once.
+Guarantees that a durable task is committed before it is acknowledged, and that of two that come at once with one idempotency key
+the second gets the task of the first. `admission` decides, `record_writer` writes, `dispatcher` begins what can begin at once.
+Of the tasks that an earlier daemon left, those that wait go on waiting, and those that had begun follow `retry_on`.
 """
 
 import asyncio
@@ -15,22 +15,36 @@ from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
+from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.agent import Agent
 from corral.supervisor.records.store.batch import Writing
+from corral.supervisor.records.store.store import Store
 from corral.supervisor.tenants.quotas.turns import CallTurns
-from corral.worker.contract.errors import Conflict, CorralError, Corrupted, NotFound, PermissionDenied, ShuttingDown
+from corral.worker.contract.errors import (
+    Cancelled,
+    Conflict,
+    CorralError,
+    Corrupted,
+    NotFound,
+    PermissionDenied,
+    ShuttingDown,
+    WorkerFailed,
+)
 from corral.worker.contract.names import qualified, tenant_of
 from corral.worker.contract.records import Task, TaskKind, TaskParams
 
 from ..rules.boundaries import normalised, within
+from ..rules.payload import words_bytes
 from .accounting import Accounting
 from .admission import Admission
+from .attempt import given_up
 from .backlog import NO_ORIGIN, Entry, Origin, dependency_failed, waiting_reason
 from .cluster import is_on_engine
 from .composite import CompositeRunner
 from .dispatcher import Dispatcher
-from .endings import Endings
+from .endings import Endings, agent_gone
 from .record_writer import RecordWriter
+from .task_rules import Attempted, TaskRules, retries
 
 logger = logging.getLogger(__name__)
 
@@ -115,12 +129,8 @@ class Submission:
         found = [agent for agent in able if agent.name in members]
         if not found:
             asked = params.agent or params.capability or ""
-            raise PermissionDenied(
-                f'cannot delegate to "{asked}": task "{parent.id}" leads a team of {", ".join(members)}',
-                agent=params.agent,
-                task=parent.id,
-                members=list(members),
-            )
+            words = f'cannot delegate to "{asked}": task "{parent.id}" leads a team of {", ".join(members)}'
+            raise PermissionDenied(words, agent=params.agent, task=parent.id, members=list(members))
         return found
 
     async def _known(self, known: Entry | Task, params: TaskParams, parent: Task | None) -> Task:
@@ -220,9 +230,8 @@ class Submission:
         for each in after if task.durable and is_new else ():
             found = self._writer.find(each) or self._writer.volatile.find(each)
             if found is not None and not found.durable:
-                raise Conflict(
-                    f'cannot let a durable task wait for task "{each}": that is not durable', key="after", task=each
-                )
+                words = f'cannot let a durable task wait for task "{each}": that is not durable'
+                raise Conflict(words, key="after", task=each)
         for each, found in ended.items():
             if found is None or found.state != "succeeded":
                 state = "unknown" if found is None else found.state
@@ -269,3 +278,69 @@ class Submission:
         else:
             self._writer.accept(entry)
             self._dispatcher.settle(entry)
+
+
+class Recovery:
+    """Loads the tasks of one daemon."""
+
+    def __init__(
+        self,
+        store: Store,
+        writer: RecordWriter,
+        agents: Agents,
+        rules: TaskRules,
+        accounting: Accounting,
+        endings: Endings,
+        submission: Submission,
+    ) -> None:
+        self._store = store
+        self._writer = writer
+        self._backlog = writer.backlog
+        self._agents = agents
+        self._rules = rules
+        self._accounting = accounting
+        self._endings = endings
+        self._submission = submission
+
+    async def load(self) -> None:
+        """Loads the counts, the budgets, and the tasks that have not ended."""
+        await self._accounting.budgets.load()
+        await self._writer.load_counts()
+        now, here = time.time(), asyncio.get_running_loop().time()
+        entries: list[Entry] = []
+        for task, created in await self._writer.records.unfinished():
+            due = None if task.scheduled_at is None else datetime.fromisoformat(task.scheduled_at).timestamp()
+            since = here - max(0.0, now - max(created, due or created))
+            entry = Entry(task, created, self._rules.limits(task), since, words_bytes(task), due)
+            self._backlog.add(entry)
+            self._endings.watch_deadline(entry)
+            entries.append(entry)
+        await self._accounting.load(self._store)
+        for entry in entries:
+            await self._resume(entry)
+
+    async def _resume(self, entry: Entry) -> None:
+        task, endings = entry.task, self._endings
+        if self._agents.emergency_stop is not None:
+            halted = Cancelled(f'cannot finish task "{task.id}": an emergency stop')
+            endings.keep(endings.end(entry, "cancelled", halted))
+            return
+        if task.parent is not None:
+            above = self._backlog.find(task.parent)
+            if above is None or above.task.kind == "task":
+                # The task that delegated it begins again, and delegates again.
+                reason = "the daemon died while another task waited for it"
+                orphaned = Cancelled(f'cannot finish task "{task.id}": {reason}', reason=reason)
+                endings.keep(endings.end(entry, "cancelled", orphaned))
+                return
+            self._accounting.add_child(entry)
+        if task.state == "running" and task.kind in ("task", "job"):
+            is_gone = task.agent not in self._agents.agents
+            ended = Attempted(died=True, error=WorkerFailed.__name__)
+            is_job = task.kind == "job"  # whose run is never repeated for its task
+            if is_job or is_gone or not retries(self._rules.retry_policy(task), task.attempt, ended):
+                died = WorkerFailed("the daemon died while it ran", worker=task.worker, result="daemon-gone")
+                endings.keep(endings.end(entry, "failed", agent_gone(task) if is_gone else given_up(task, died)))
+                return
+            self._backlog.replace(entry, replace(task, state="queued", worker=None, reason="the daemon died"))
+        await self._submission.resume(entry)

@@ -98,8 +98,6 @@ class Records:
         self._store = store
         self._on_corrupted = on_corrupted
 
-    # -- writing
-
     async def save(self, task: Task, created: float, *more: Statement) -> None:
         """Writes a record, and `more` with it or not at all; it is durable when this returns.
 
@@ -136,8 +134,6 @@ class Records:
         sql = "UPDATE task SET dead = 0 WHERE id = ? AND dead = 1"
         statements: list[Statement] = [(sql, (task_id,)) for task_id in task_ids]
         return sum(await self._store.write(*statements)) if statements else 0
-
-    # -- reading
 
     async def dead_letters(self, wanted: TasksParams) -> tuple[list[str], str | None]:
         """Returns the ids of dead letters, the oldest first, and the `after` of the next page."""
@@ -250,8 +246,6 @@ class Records:
             " ORDER BY created_at DESC, rowid DESC LIMIT ?",
             [*scan.values, *values, limit],
         )
-
-    # -- expiry
 
     async def expire(self, now: float, retention: Retention, of_agent: Mapping[str, Retention]) -> int:
         """Removes ended tasks that are older than is kept, a few at a time; returns how many there were.
@@ -386,9 +380,8 @@ def place_of(cursor: str, key: str = "before") -> tuple[float, int]:
     try:
         return float(created), int(rowid)
     except ValueError:
-        raise InvalidParams(
-            f'cannot go on {key} "{cursor[:50]}": give the "more" of an earlier answer', key=key, value=cursor[:50]
-        ) from None
+        words = f'cannot go on {key} "{cursor[:50]}": give the "more" of an earlier answer'
+        raise InvalidParams(words, key=key, value=cursor[:50]) from None
 
 
 def _task(row: Row) -> Task:
@@ -399,12 +392,8 @@ def _task(row: Row) -> Task:
             raise ValueError("its checksum is another")
         task = msgspec.json.decode(blob, type=Task)
     except (ValueError, TypeError) as error:  # msgspec's are both kinds of ValueError
-        raise Corrupted(
-            f'cannot read task "{task_id}": its record in the store is damaged',
-            record=f"task {task_id}",
-            task=task_id,
-            reason=str(error)[:200],
-        ) from error
+        words = f'cannot read task "{task_id}": its record in the store is damaged'
+        raise Corrupted(words, record=f"task {task_id}", task=task_id, reason=str(error)[:200]) from error
     if task.delivery == 0 and task.started_at is not None:
         # An earlier version did not count: its handler may have begun, which a handler that pays has to know.
         task = replace(task, delivery=max(task.attempt, 1))

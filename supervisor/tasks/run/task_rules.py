@@ -1,16 +1,73 @@
-"""Tells the rules in force for a task: of its agent, else of all agents, within what its tenant may."""
+"""Tells the rules in force for a task, and whether it is tried again: of its agent, else of all agents, within what its tenant may."""
 
 from collections.abc import Sequence
 
+from msgspec import Struct
+
 from corral.supervisor.agents.running.registry import Registry
-from corral.supervisor.config.spec.spec import Resources
+from corral.supervisor.config.spec.spec import Resources, Tasks
 from corral.supervisor.config.spec.spec import Tasks as TasksSection
 from corral.supervisor.tenants.quotas.task_limits import TaskLimits
 from corral.worker.contract.names import tenant_of
-from corral.worker.contract.records import Task
+from corral.worker.contract.records import Retry, Task
 
 from ..rules.boundaries import Limits, capped, limits
-from ..rules.retry_policy import Policy, policy_of
+
+
+class Policy(Struct, frozen=True):
+    """Holds the reasons for which a task is retried, how often, and its backoff."""
+
+    max_attempts: int
+    retry_on: frozenset[str]
+    base_s: float
+    max_s: float
+
+
+def policy_of(tasks: Tasks, own: Retry | None) -> Policy:
+    """Returns the policy in force: that of the task itself, else of its agent's `[tasks]`."""
+    retry = Retry() if own is None else own
+    reasons = tasks.retry_on if retry.retry_on is None else retry.retry_on
+    base_s = retry.retry_backoff_base_s
+    return Policy(
+        tasks.max_attempts if retry.max_attempts is None else retry.max_attempts,
+        frozenset((reasons,) if isinstance(reasons, str) else reasons),
+        tasks.retry_backoff_base if base_s is None else base_s,
+        tasks.retry_backoff_max,
+    )
+
+
+class Attempted(Struct, frozen=True):
+    """Represents the end of an attempt: by the worker's death (`died`), late, or by an error that the agent returned.
+
+    An attempt that was stopped on request does not count: that is not the task's fault.
+    """
+
+    died: bool
+    counts: bool = True
+    late: bool = False
+    error: str = ""
+
+
+def retries(policy: Policy, attempt: int, ended: Attempted) -> bool:
+    """Returns True if a task is retried after its attempt number `attempt` failed.
+
+    "any" is every error but the task's own timeout: that is the caller's deadline, and remains one
+    unless the policy names Timeout.
+    """
+    if not ended.counts:
+        return True
+    if attempt >= policy.max_attempts:
+        return False
+    if ended.late:
+        return "Timeout" in policy.retry_on
+    if "any" in policy.retry_on or ended.error in policy.retry_on:
+        return True
+    return ended.died and "worker-death" in policy.retry_on
+
+
+def retry_delay_s(policy: Policy, attempt: int, jitter: float) -> float:
+    """Returns the seconds before the next attempt: the base, doubled each time up to the longest, ±20 %."""
+    return min(policy.base_s * 2.0 ** min(attempt - 1, 64), policy.max_s) * (0.8 + 0.4 * jitter)
 
 
 class TaskRules:

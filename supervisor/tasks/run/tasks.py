@@ -70,8 +70,6 @@ class Tasks:
         await asyncio.gather(self._composites.close(), self._endings.close())
         self.dispatcher.close()
 
-    # -- records
-
     def totals(self) -> dict[str, int]:
         """Returns the number of tasks by state; a timeout counts as failed. Those of placed agents count where they run."""
         counts, backlog = self._writer.counts, self._backlog
@@ -126,8 +124,6 @@ class Tasks:
         """Returns what a task streams; None for one that ended a while ago."""
         entry, accounting = self._backlog.find(task_id), self.accounting
         return accounting.part_buffers.of_ended(task_id) if entry is None else accounting.parts(entry)
-
-    # -- ends
 
     async def cancel(self, task_id: str, reason: str = "cancelled on request") -> Task:
         """Cancels a task and those that it delegated; one that has ended stays as it is."""

@@ -6,9 +6,10 @@ MCP server ends with the call that it asks in. Times of the store are seconds of
 """
 
 import asyncio
+import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -21,10 +22,55 @@ from corral.supervisor.records.store.sealed import seal, unseal
 from corral.supervisor.records.store.store import LAST_MOMENT, Store, number_of
 from corral.worker.contract import codec
 from corral.worker.contract.approvals import Approval, AskParams
-from corral.worker.contract.errors import Conflict, Corrupted, NotFound, ResourceLimitExceeded
+from corral.worker.contract.errors import Conflict, Corrupted, InvalidParams, NotFound, ResourceLimitExceeded
 from corral.worker.contract.records import Task
 
-from .answers import answer_of, check_decline, check_question, key_of
+ALLOW = ("allow", "yes", "approve", "ok")
+DENY = ("deny", "no", "reject", "refuse")
+
+
+def answer_of(words: str, options: Sequence[str], approval: int) -> str:
+    """Returns the option that `words` name, in any case; the words themselves where there are no options.
+
+    A word of consent means the option of consent, whichever of the words it has; so does one of refusal.
+    """
+    if not options:
+        return words
+    if words in options:
+        return words
+    lowered = {option.lower(): option for option in options}
+    asked = words.strip().lower()
+    for each in (asked, *next((same for same in (ALLOW, DENY) if asked in same), ())):
+        if each in lowered:
+            return lowered[each]
+    text = f'cannot answer {approval} with "{words[:100]}": its answers are {", ".join(options)}'
+    raise InvalidParams(text, key="answer", value=words[:100], options=list(options))
+
+
+def check_decline(question: Approval) -> None:
+    """Refuses to decline what is no question of a form."""
+    if not question.can_decline:
+        text = f"cannot decline {question.id}: it belongs to no form, and can only be answered"
+        raise InvalidParams(text, key="answer", value=None, options=list(question.options))
+
+
+def check_question(asked: AskParams) -> None:
+    """Refuses a question that no answer could end as it says."""
+    if len({option.lower() for option in asked.options}) < len(asked.options):
+        text = "cannot ask: two options differ in nothing but their case"
+        raise InvalidParams(text, key="options", value=asked.options)
+    if asked.options and asked.default is not None and asked.default not in asked.options:
+        text = f'cannot ask: the default "{asked.default[:100]}" is none of the options'
+        raise InvalidParams(text, key="default", value=asked.default[:100])
+
+
+def key_of(asked: AskParams) -> str:
+    """Returns the key by which a task knows its question again."""
+    if asked.key is not None:
+        return asked.key
+    words = "\0".join((asked.question, *asked.options))
+    return f"#{hashlib.sha256(words.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
+
 
 OPEN_MOST = 10_000
 """Number of questions that may be open."""
@@ -93,8 +139,6 @@ class Approvals:
         for one in self._open.values():
             if one.timer is not None:
                 one.timer.cancel()
-
-    # -- tasks
 
     async def ask(self, task: Task, worker: str, asked: AskParams, server: str | None = None) -> Approval:
         """Returns the record of a question when it has ended; at once where it has ended before."""
@@ -184,8 +228,6 @@ class Approvals:
         for one in tuple(self._of_task.get(task.id, {}).values()):
             self._end_soon(one, "withdrawn")
 
-    # -- persons
-
     def question(self, task: str, after: int = 0) -> Approval | None:
         """Returns the oldest open question of a task above a number; requests for permission have their own answerers."""
         for one in self._of_task.get(task, {}).values():
@@ -257,8 +299,6 @@ class Approvals:
             check_decline(one.record)
             return await self._end(one, "answered", None, by)
         return await self._end(one, "answered", answer_of(words, one.record.options, number), by)
-
-    # -- ends
 
     def _take(self, record: Approval, expires: float) -> Open:
         one = Open(record, expires, self._loop.create_future())

@@ -114,13 +114,8 @@ class Delegation:
         record = cast("dict[str, object]", msgspec.to_builtins(task))  # a Struct's fields have names
         size = len(codec.encode(record))
         if size > self._room:
-            raise ResourceLimitExceeded(
-                f'cannot answer with the record of task "{task.id}": all together are too long; it is in the store',
-                limit="message",
-                value=MAX_MESSAGE_BYTES,
-                task=task.id,
-                state=task.state,
-            )
+            words = f'cannot answer with the record of task "{task.id}": all together are too long; it is in the store'
+            raise ResourceLimitExceeded(words, limit="message", value=MAX_MESSAGE_BYTES, task=task.id, state=task.state)
         self._room -= size
         return record
 

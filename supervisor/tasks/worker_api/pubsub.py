@@ -126,9 +126,8 @@ class WorkerPubsub:
                 limit=TYPE_CHARS,
             )
         if is_reserved(event_type):
-            raise PermissionDenied(
-                f'cannot publish "{event_type}": events of that kind are the daemon\'s', type=event_type
-            )
+            words = f'cannot publish "{event_type}": events of that kind are the daemon\'s'
+            raise PermissionDenied(words, type=event_type)
         per_s = self._in_force.config.events.max_publish_per_second
         now = self._loop.time()
         meter = self._meters.get(publisher)
@@ -136,23 +135,15 @@ class WorkerPubsub:
             meter = self._meters[publisher] = Meter(now)
         wait_s = meter.wait_s(per_s, now)
         if wait_s > 0:
-            raise Overloaded(
-                f'cannot publish "{event_type}": {name} has published {per_s} events in a second',
-                limit="events.max_publish_per_second",
-                value=per_s,
-                retry_after_s=round(wait_s, 3),
-            )
+            words = f'cannot publish "{event_type}": {name} has published {per_s} events in a second'
+            raise Overloaded(words, limit="events.max_publish_per_second", value=per_s, retry_after_s=round(wait_s, 3))
         try:
             line = codec.encode(_nested(data))[SPARE_DEPTH:-SPARE_DEPTH]
         except ValueError as error:  # it was read, but in the store and in answers it would nest deeper
             raise InvalidParams(f'cannot publish "{event_type}": its data is nested too deep', key="data") from error
         if len(line) > MAX_DATA_BYTES:
-            raise InvalidParams(
-                f'cannot publish "{event_type}": {len(line)} bytes of data are more than {MAX_DATA_BYTES}',
-                key="data",
-                limit=MAX_DATA_BYTES,
-                value=len(line),
-            )
+            words = f'cannot publish "{event_type}": {len(line)} bytes of data are more than {MAX_DATA_BYTES}'
+            raise InvalidParams(words, key="data", limit=MAX_DATA_BYTES, value=len(line))
         return line
 
     def subscribe(self, supervisor: WorkerSupervisor, types: list[str]) -> None:

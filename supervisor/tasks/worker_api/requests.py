@@ -106,16 +106,12 @@ class WorkerApi:
         for notification, hearer in hearers.items():
             requests.hear(notification, hearer)
 
-    # -- tools
-
     async def _list_tools(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, WorkerToolsParams, "tools/list")
         return {"tools": await self._tool_calls.tools_for(supervisor, asked.task)}
 
     async def _call_tool(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         return await self._tool_calls.call_for(supervisor, convert(params, WorkerCallParams, "tools/call"))
-
-    # -- delegation
 
     async def _delegate(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, DelegateParams, "task/delegate")
@@ -142,8 +138,6 @@ class WorkerApi:
         with self._tasks.dispatcher.question(entry, entry.attempt, asked.question):
             found = await self._approvals.ask(entry.task, supervisor.id, asked)
         return msgspec.to_builtins(found)
-
-    # -- memory and checkpoints
 
     async def _put(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, MemoryParams, "memory/put")
@@ -172,8 +166,6 @@ class WorkerApi:
         number = await self._checkpoints.put(supervisor.spec.name, supervisor.id, task, asked.data, reason)
         return {"id": number}
 
-    # -- events
-
     async def _publish(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, PublishParams, "event/publish")
         return {"seq": self._pubsub.publish(supervisor, asked.type, asked.data)}
@@ -181,8 +173,6 @@ class WorkerApi:
     async def _subscribe(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         self._pubsub.subscribe(supervisor, convert(params, SubscribeParams, "event/subscribe").types)
         return {}
-
-    # -- notifications
 
     def _progress(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> None:
         asked = convert(params, ProgressParams, "progress")

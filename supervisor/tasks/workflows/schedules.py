@@ -41,8 +41,18 @@ from ..run.backlog import Origin
 from ..run.cluster import Cluster
 from ..run.tasks import Tasks
 from .cron import LATE_S, Due, Times, check, decide, following
-from .schedule_sources import adopted, run_of, set_paused, shared_entry
-from .schedule_table import CLUSTER, Entry, ScheduleTable, entry_of, stamp, stamp_of
+from .schedule_table import (
+    CLUSTER,
+    Entry,
+    ScheduleTable,
+    adopted,
+    entry_of,
+    run_of,
+    set_paused,
+    shared_entry,
+    stamp,
+    stamp_of,
+)
 
 MOST_SCHEDULES = 1_000
 """Number of schedules of one daemon."""
@@ -187,8 +197,6 @@ class Schedules:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, waits_s)):
                     await self._changed.wait()
-
-    # -- the methods
 
     async def add(self, params: ScheduleParams, *, command: list[str] | None = None) -> ScheduleRecord:
         """Adds a schedule, and returns it when it is in the store; `command` is that of the job of its name."""
@@ -378,8 +386,6 @@ class Schedules:
             raise NotFound(f'cannot find schedule "{name}"', name=name, known=sorted(self._entries)[:100])
         return entry
 
-    # -- what is due
-
     async def _turn(self, now: float, loop_s: float) -> None:
         due: list[tuple[Entry, Due]] = []
         for entry in list(self._entries.values()):
@@ -501,8 +507,6 @@ class Schedules:
         if not entry.record.paused:
             entry.next_at = next_at
             entry.record = replace(entry.record, next_at=stamp_of(next_at))
-
-    # -- the store
 
     async def _note(self, entry: Entry) -> None:
         """Records a run. When the store refuses that, the idempotency key of the task still prevents a second one."""

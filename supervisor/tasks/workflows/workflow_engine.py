@@ -147,8 +147,6 @@ class WorkflowEngine(composite.WorkflowEngine):
             left += await self._tasks.records.children(below.id, CHILDREN_MAX - seen)
         self._tasks.accounting.restore_usage(task.id, tokens, cost_cents)
 
-    # -- workflows
-
     async def _workflow(self, workflow: Workflow, task: Task, earlier: Mapping[str, Task]) -> TaskResult:
         held = _Outputs()
         branches = {label: held.held(_branch(child)) for label, child in earlier.items()}
@@ -285,8 +283,6 @@ class WorkflowEngine(composite.WorkflowEngine):
         self._bus.publish(
             "workflow.step", agent=task.agent, task=task.id, step=step, state=state, reason=reason[:REASON_CHARS]
         )
-
-    # -- teams
 
     async def _broadcast(self, team: Team, task: Task, earlier: Mapping[str, Task]) -> TaskResult:
         """Runs the task on every member; it has failed when it has with all of them."""
@@ -438,11 +434,8 @@ class _Outputs:
     def check(self, task: Task) -> None:
         """Returns if all outputs are held."""
         if self._size_bytes > OUTPUTS_BYTES:
-            raise ResourceLimitExceeded(
-                f'cannot go on with task "{task.id}": the outputs of its parts take more than {OUTPUTS_BYTES} bytes',
-                limit="outputs",
-                value=OUTPUTS_BYTES,
-            )
+            words = f'cannot go on with task "{task.id}": the outputs of its parts take more than {OUTPUTS_BYTES} bytes'
+            raise ResourceLimitExceeded(words, limit="outputs", value=OUTPUTS_BYTES)
 
 
 def _member_entry(name: str, branch: Branch, room_bytes: int) -> dict[str, object]:

@@ -19,8 +19,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from corral.supervisor.config.declared.tenant import Tenant, decode_tenant
-from corral.supervisor.config.declared.uids import free_uid, uids_of
+from corral.supervisor.config.declared.tenant import Tenant, decode_tenant, free_uid, uids_of
 from corral.supervisor.config.decoding.decoder import STORE
 from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.config.spec.spec import Config

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corral.supervisor.agents.demand.accepting import Listening, listening
+from corral.supervisor.agents.demand.activation import Listening, listening
 from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.workers.lifecycle.state_machine import LastExit, State, Worker
 

@@ -16,8 +16,7 @@ import pytest
 import uvloop
 
 from corral.supervisor.agents.deployment.installer import Installation, Installer
-from corral.supervisor.agents.deployment.runner import Limits
-from corral.supervisor.agents.deployment.steps import Dependencies, Tool
+from corral.supervisor.agents.deployment.runner import Dependencies, Limits, Tool
 from corral.supervisor.config.spec.spec import Process, Spec
 from corral.supervisor.records.logs.store import LogStore
 from corral.supervisor.workers.process.command import Commands
@@ -99,9 +98,7 @@ async def site(folder: Path, tool: Tool = USUAL) -> AsyncGenerator[Site, None]:
     launcher = Launcher()
     commands = Commands(launcher, host, 1)
     logs = LogStore(state / "logs")
-    installer = Installer(
-        commands, host, lambda spec: (spec, None), logs, state, lambda _version, specifier: specifier != ">=9", tool
-    )
+    installer = Installer(commands, host, lambda spec: (spec, None), logs, state, tool)
     assert installer.prepare() == []
     await launcher.start()
     try:

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from corral.supervisor.agents.deployment.folders import MarkedFolders
-from corral.supervisor.agents.deployment.integrity import FILES, Integrity, files_in, note_sums
+from corral.supervisor.agents.deployment.folders import FILES, Integrity, MarkedFolders, files_in, note_sums
 
 
 def test_a_changed_installed_file_is_found(tmp_path: Path) -> None:

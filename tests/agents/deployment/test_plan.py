@@ -4,8 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from corral.supervisor.agents.deployment.needs import Facts, Need, missing, words
-from corral.supervisor.agents.deployment.plan import Package, agent_table, kept_settings
+from corral.supervisor.agents.deployment.plan import Facts, Need, Package, agent_table, kept_settings, missing, words
 from corral.supervisor.config.spec.template_spec import merge
 from corral.worker.contract import codec
 

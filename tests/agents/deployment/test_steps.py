@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corral.supervisor.agents.deployment.steps import (
+from corral.supervisor.agents.deployment.runner import (
     environment_key,
     last_lines,
     lent_variables,

@@ -15,8 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from corral.supervisor.agents.kept.decision import DAEMON_ENDED, RESUMES_MAX, InForce, aligned
-from corral.supervisor.agents.kept.record import Cause, Draft, Head, How, Revision
+from corral.supervisor.agents.kept.record import (
+    DAEMON_ENDED,
+    RESUMES_MAX,
+    Cause,
+    Draft,
+    Head,
+    How,
+    InForce,
+    Revision,
+    aligned,
+)
 from corral.supervisor.agents.kept.revision_rows import MAX_REVISIONS
 from corral.supervisor.agents.kept.revisions import Revisions
 from corral.supervisor.records.events.bus import Bus

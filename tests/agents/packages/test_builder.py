@@ -12,8 +12,7 @@ import pytest
 
 from corral.supervisor.agents.packages.archive import opened
 from corral.supervisor.agents.packages.builder import build, collect, resigned, scaffold
-from corral.supervisor.agents.packages.package import read_package
-from corral.supervisor.agents.packages.signature import generate, read_secret
+from corral.supervisor.agents.packages.package import generate, read_package, read_secret
 from corral.worker.contract.errors import Conflict, InvalidParams, NotFound, PermissionDenied
 
 BUILD = """

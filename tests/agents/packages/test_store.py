@@ -10,7 +10,7 @@ import pytest
 
 from configurations import configuration, in_force
 from corral.supervisor.agents.packages.builder import build, scaffold
-from corral.supervisor.agents.packages.signature import generate, read_secret
+from corral.supervisor.agents.packages.package import generate, read_secret
 from corral.supervisor.agents.packages.store import IDLE_S, UPLOADS_MAX, Packages
 from corral.supervisor.config.spec.spec import Packages as Settings
 from corral.supervisor.records.store.store import Store

@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from configurations import in_force
-from corral.supervisor.agents.kept.agent_rows import AgentTable
+from corral.supervisor.agents.kept.revision_rows import AgentTable
 from corral.supervisor.agents.running import emergency_stop
 from corral.supervisor.agents.running.emergency_stop import EmergencyStopSwitch
 from corral.supervisor.agents.running.operations import Operations

@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 
-from corral.supervisor.tasks.run.buffer import PartBuffer, PartBuffers
-from corral.supervisor.tasks.run.sender import PartSender
+from corral.supervisor.tasks.run.buffer import PartBuffer, PartBuffers, PartSender
 from worker_peer import on_loop
 
 

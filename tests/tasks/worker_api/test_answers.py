@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corral.supervisor.tasks.worker_api.answers import ALLOW, DENY, answer_of, check_question, key_of
+from corral.supervisor.tasks.worker_api.approvals import ALLOW, DENY, answer_of, check_question, key_of
 from corral.worker.contract.approvals import AskParams
 from corral.worker.contract.errors import InvalidParams
 

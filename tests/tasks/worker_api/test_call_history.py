@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from corral.supervisor.records.store.store import Step, Store
-from corral.supervisor.tasks.worker_api.call_history import MAX_CALLS, RESULT_BYTES, CallHistory, Ended, bounded_result
+from corral.supervisor.tasks.worker_api.call_records import MAX_CALLS, RESULT_BYTES, CallHistory, Ended, bounded_result
 from corral.worker.contract import codec
 
 pytestmark = pytest.mark.shell

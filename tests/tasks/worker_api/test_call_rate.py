@@ -3,7 +3,7 @@
 import pytest
 
 from corral.supervisor.records.events.bus import Bus
-from corral.supervisor.tasks.worker_api.call_rate import CallRates
+from corral.supervisor.tasks.worker_api.call_records import CallRates
 
 pytestmark = pytest.mark.core
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.config.declared.uids import free_uid, uid_range, uids_of
+from corral.supervisor.config.declared.tenant import free_uid, uid_range, uids_of
 from corral.supervisor.config.decoding.values import Refused
 from corral.supervisor.config.spec.loader import decode
 from corral.supervisor.config.spec.sources import Variables

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from corral.supervisor.config.spec.spec import Tasks
-from corral.supervisor.tasks.rules.retry_policy import Attempted, Policy, policy_of, retries, retry_delay_s
+from corral.supervisor.tasks.run.task_rules import Attempted, Policy, policy_of, retries, retry_delay_s
 from corral.worker.contract.records import Retry
 
 pytestmark = pytest.mark.core
