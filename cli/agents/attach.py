@@ -10,7 +10,6 @@ import click
 from corral.worker.client.sync import Client
 from corral.worker.contract.errors import NotFound
 from corral.worker.contract.jsonrpc import Notification
-from corral.worker.contract.log_pieces import PieceJoiner
 
 from ..context import ANSWER_S, Session, command, complete_agents
 from ..render import as_record, inner, inners, number, visible, word
@@ -79,7 +78,7 @@ def _worker(connection: Client, name: str) -> str:
 
 def _follow(connection: Client, *, is_terminal: bool) -> bool:
     """Prints until the worker ends, and returns True; False where the keys to leave were typed."""
-    keys, joiner = LeavingKeys(), PieceJoiner()
+    keys = LeavingKeys()
     end = "\r\n" if is_terminal else "\n"
     arrived = connection.kept()
     is_over = False
@@ -88,12 +87,13 @@ def _follow(connection: Client, *, is_terminal: bool) -> bool:
             if not isinstance(note, Notification):
                 continue
             if note.method == "log":
-                for record in joiner.join(inners(note.params, "records")):
+                for record in inners(note.params, "records"):
                     stream = word(record, "stream")
                     if stream in ("stdout", "stderr"):
                         target = sys.stderr if stream == "stderr" else sys.stdout
                         text = word(record, "text")
-                        target.write((visible(text, keep_colours=True) if target.isatty() else text) + end)
+                        target.write(visible(text, keep_colours=True) if target.isatty() else text)
+                        target.write("" if record.get("partial") else end)
                         target.flush()
             states = {word(event, "to") for event in inners(note.params, "events")}
             is_over = is_over or not states.isdisjoint(ENDED)

@@ -96,7 +96,7 @@ def _follow(
     """Writes records as they arrive, until the daemon ends the stream."""
     connection.call("log.follow", params, timeout_s=ANSWER_S)
     last = after = ""
-    joiner = PieceJoiner()
+    joiner = PieceJoiner(waits=params.get("follow") is False)
     missing: list[str] = []
     try:
         for notification in connection.notifications():

@@ -138,7 +138,7 @@ class Feed:
 
     async def _follow(self, view: View) -> None:
         """Follows the tasks of a view, and the log lines of an agent, until it is cancelled."""
-        joiner = PieceJoiner()
+        joiner = PieceJoiner(waits=False)
         place: dict[str, object] = {"n": LINES_FIRST}
 
         def notified(notification: Notification) -> None:

@@ -14,6 +14,9 @@ from .samples import entries, figures_of, key_of, processes, row
 LINES_KEPT = 1_000
 """Number of log lines of one agent that are kept."""
 
+LINE_CHARS = 4_096
+"""Characters up to which the pieces of a line are shown as one."""
+
 TASKS_KEPT = 500
 """Number of tasks that are listed."""
 
@@ -191,8 +194,14 @@ class Snapshot:
     # -- log lines
 
     def take_lines(self, records: Iterable[dict[str, object]]) -> None:
-        """Takes log lines of the agent that is shown."""
-        self.lines.extend(records)
+        """Takes log lines of the agent that is shown; one that was unfinished goes on in its place."""
+        for record in records:
+            last = self.lines[-1] if self.lines else {}
+            is_more = last.get("partial") and len(str(last["text"])) < LINE_CHARS
+            if is_more and all(last.get(key) == record.get(key) for key in ("node", "worker", "stream")):
+                self.lines[-1] = {**record, "text": f"{last['text']}{record['text']}"}
+            else:
+                self.lines.append(record)
 
 
 def health_of(entry: Record) -> str:

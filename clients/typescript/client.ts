@@ -819,7 +819,7 @@ export interface LogLevelSet {
  * Represents a line of a log, or a message; `bytes` is its base64 where it is not UTF-8.
  *
  * `stream` is stdout, stderr, log (messages of an agent's SDK) or corral (lines were lost). A piece of a line that is
- * too long for one record has `partial`.
+ * too long for one record, or that its worker has left unfinished, has `partial`.
  */
 export interface LogLine {
   agent: string;

@@ -450,3 +450,58 @@ def test_while_a_line_of_64_mib_is_printed_and_read_by_many_the_daemon_hardly_gr
     command = [sys.executable, "-P", str(program), "both"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=4 * BOUND_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+PROMPTS = """
+import os, sys
+os.write(1, b"Password for vault: ")
+os.write(2, b"enter the code: ")
+os.read(os.open(sys.argv[1], os.O_RDONLY), 1)
+os.write(1, b"taken\\n")
+os.read(os.open(sys.argv[1], os.O_RDONLY), 1)
+"""
+
+
+def read_until(process: subprocess.Popen[bytes], wanted: bytes) -> bytes:
+    assert process.stdout is not None, "it is piped"
+    found = b""
+    while wanted not in found:
+        more = os.read(process.stdout.fileno(), 65536)
+        assert more, (found, wanted)
+        found += more
+    return found
+
+
+def test_a_prompt_is_seen_by_who_follows_and_survives_a_kill_of_the_daemon(tmp_path: Path) -> None:
+    fifo = tmp_path / "go"
+    os.mkfifo(fifo)
+    with DaemonProcess(tmp_path, agent("ask", *python(PROMPTS, str(fifo)))) as daemon:
+        corral = [str(BIN / "corral"), f"--socket={daemon.socket}"]
+        with contextlib.ExitStack() as stack:
+            logs, attach = (
+                stack.enter_context(
+                    subprocess.Popen([*corral, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                )
+                for words in (["logs", "-f", "ask"], ["attach", "ask"])
+            )
+            for follower in (logs, attach):
+                stack.callback(follower.kill)
+            follows = stack.enter_context(daemon.client())
+            follows.call("log.follow", {"names": ["ask"]}, timeout_s=BOUND_S)
+            begun = records(follows, lambda new: len(new) == 2)
+            assert sorted((r["text"], r["partial"]) for r in begun) == [
+                ("Password for vault: ", True),
+                ("enter the code: ", True),
+            ]
+            read_until(logs, b"Password for vault: ")
+            read_until(attach, b"Password for vault: ")
+            fifo.write_text("x")
+            assert read_until(attach, b"taken\n").count(b"Password") == 0, "it goes on where the prompt ended"
+            read_until(logs, b"taken\n")
+            (rest,) = records(follows, lambda new: len(new) == 1)
+            assert (rest["text"], rest.get("partial")) == ("taken", None)
+        found = daemon.call("log.read", names=["ask"])["records"]
+        assert sorted(record["text"] for record in found) == ["Password for vault: taken", "enter the code: "]
+        daemon.kill()
+        daemon.start()
+        assert "! enter the code: \n" in daemon.corral("logs", "ask").stdout

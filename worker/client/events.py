@@ -153,7 +153,8 @@ class LogStream(CallStream):
     """Iterates over lines of logs: the last ones, then new ones as they come.
 
     It ends where `follow` is false, or with the task that was asked for. It begins on the first step, or in an
-    `async with` on entering.
+    `async with` on entering. A line that its worker leaves unfinished, such as a prompt, comes within a second with
+    `partial`, and its rest as another.
     """
 
     def __init__(self, daemon: str | Endpoint, params: Mapping[str, object]) -> None:
@@ -181,7 +182,7 @@ class LogStream(CallStream):
             Unreachable: the daemon is gone.
             ResourceLimitExceeded: the pattern takes too long.
         """
-        joiner = PieceJoiner()
+        joiner = PieceJoiner(waits=self._params.get("follow") is False)
         try:
             async for notification in self._stream or await self.open():
                 params = notification.params

@@ -99,6 +99,9 @@ class Foreign(NamedTuple):
 Event = Request | Notification | Response | Withdrawn | Foreign
 
 
+_BEGINNINGS = (b"", b"{", b"[", b'"', codec.BYTE_ORDER_MARK[:1])
+"""First characters of a line that may have a message in it; "" of a blank one."""
+
 UNREADABLE_BYTES = 256 * 1024
 """Bytes of a line that is no JSON which are searched for its id."""
 
@@ -187,15 +190,19 @@ class Peer:
 
     def _keep(self, piece: bytes, events: list[Event]) -> None:
         self._partial += piece
-        size_bytes = len(self._partial)
-        if size_bytes > self._max_message_bytes or (
-            self._log_foreign and size_bytes > PIECE_BYTES and not self._is_like_message(self._partial)
+        is_long = len(self._partial) > PIECE_BYTES
+        if len(self._partial) > self._max_message_bytes or (
+            self._log_foreign and not self._is_like_message(self._partial) and (is_long or self._is_text(self._partial))
         ):
             self._drop_line(self._partial, events)
             self._partial.clear()
 
     def _is_like_message(self, line: bytes | bytearray) -> bool:
         return line[: self._head_bytes].lstrip().startswith(b"{")
+
+    def _is_text(self, line: bytes | bytearray) -> bool:
+        """Returns whether a line has begun as no message does, in a batch or on several lines either: it is not waited for."""
+        return line[: self._head_bytes].lstrip()[:1] not in _BEGINNINGS
 
     def _continue_line(self, piece: bytes, events: list[Event]) -> None:
         """Takes the next bytes of a line that is dropped or returned in pieces."""

@@ -1,8 +1,8 @@
 """Captures the output of one worker: bytes in as they were printed, whole lines with a prefix out to its files.
 
 Because the prefix is the same for all lines of a chunk, capture costs one `bytes.replace` per chunk and no work per line;
-the text is the worker's bytes, untouched. A line that is longer than a part is written in parts; one of which a part is
-lost is lost to its end, and counted.
+the text is the worker's bytes, untouched. A line that is longer than a part is written in parts, and so is one that its worker
+has left unfinished for UNFINISHED_S, such as a prompt; one of which a part is lost is lost to its end, and counted.
 
 Nothing here waits: not for a reader, and not for a disk that refuses. Lost lines are counted, and a line reports them as soon
 as writing works again. Memory is bounded by `max_buffer_bytes` a worker. Everything is on the loop's thread. How files are
@@ -36,6 +36,9 @@ Fields: TypeAlias = Mapping[str, object] | None
 
 VERIFY_NS = 1_000_000_000
 """Nanoseconds after which a write looks first whether the file is still in its place."""
+
+UNFINISHED_S = 0.5
+"""Seconds after which the beginning of a line is written: a prompt is seen within a second, and most lines stay in one piece."""
 
 STEP_BACK_TICKS = 1_000_000
 """Number of ticks, of 10 ns: a clock that is set back by less stands still."""
@@ -94,8 +97,8 @@ class LogStream:
     """Represents one stream of one incarnation: bytes in, whole lines out to the worker's file."""
 
     __slots__ = (
-        *("_closed", "_cut", "_gathered", "_gathered_bytes", "_incarnation"),
-        *("_rest", "_tag", "_tap", "name", "writer"),
+        *("_begun", "_closed", "_cut", "_gathered", "_gathered_bytes", "_incarnation"),
+        *("_rest", "_rest_since", "_tag", "_tap", "_timer", "name", "writer"),
     )
 
     def __init__(self, writer: "LogWriter", name: StreamName, tap: Callable[[bytes], None] | None = None) -> None:
@@ -107,7 +110,10 @@ class LogStream:
         self._tap = tap
         self._gathered: list[bytes] | None = None  # lines that came one by one, for one write
         self._gathered_bytes = 0
-        self._rest = b""  # the beginning of a line, at most as long as one part
+        self._rest = b""  # what is not written yet of a line, at most as long as one part
+        self._rest_since = 0.0
+        self._timer: asyncio.TimerHandle | None = None  # while there is a rest
+        self._begun = False  # a part of the present line was written
         self._cut = False  # a part of the present line was lost: so is the rest of it
         self._closed = False
 
@@ -120,6 +126,36 @@ class LogStream:
         self.writer.keep_tail(self.name, chunk)
         if self.writer.sizes.keeps:
             self._rest = self._write_lines(self._rest + chunk if self._rest else chunk)
+            if self._rest:
+                self._wait(is_new=len(self._rest) <= len(chunk))
+
+    def _wait(self, *, is_new: bool) -> None:
+        """Lets the rest be written in time; one timer at most, which a flood of lines neither stops nor renews."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        if is_new:
+            self._rest_since = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(UNFINISHED_S, self._write_unfinished, loop)
+
+    def _write_unfinished(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Writes the rest as parts of its line, if its first byte came long enough ago."""
+        self._timer = None
+        if not self._rest:
+            return
+        left_s = self._rest_since + UNFINISHED_S - loop.time()
+        if left_s > 0:
+            self._timer = loop.call_later(left_s, self._write_unfinished, loop)
+            return
+        rest, self._rest = self._rest, b""
+        most = self.writer.sizes.part_bytes // 2  # readers wait for what follows a part of full length
+        while rest and not self._cut:
+            self._append_part(rest[:most])
+            rest = rest[most:]
+        if rest:
+            self.writer.lose(0, len(rest))
 
     def line(
         self,
@@ -163,10 +199,13 @@ class LogStream:
         if self._closed:
             return
         self.flush()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._cut:
             self.writer.lose(1, 0)
-        elif self._rest:
-            self._append(self._rest + b"\n")
+        elif self._rest or self._begun:
+            self._append_lines(self._rest + b"\n")
         self._rest = b""
         self._closed = True
 
@@ -181,7 +220,7 @@ class LogStream:
                 self.writer.lose(1 if end else 0, (end or len(data)) - position)
                 if not end:
                     return b""
-                self._cut = False
+                self._cut = self._begun = False
                 start = position = end
             # The last newline that a line of legal length can reach: no work per line.
             newline = data.rfind(b"\n", position, position + limit + 1)
@@ -191,16 +230,21 @@ class LogStream:
             if len(data) - position <= limit:
                 break
             if position > start:
-                self._append(view[start:position])
+                self._append_lines(view[start:position])
             start = position + limit
-            self._cut = not self._append(view[position:start], part=True)
+            self._append_part(view[position:start])
             position = start
         if position > start:
-            self._append(view[start:position])
+            self._append_lines(view[start:position])
         return data[position:]
 
-    def _append(self, data: bytes | memoryview, *, part: bool = False) -> bool:
-        return self.writer.append(data, self._tag, CAPTURED, self._incarnation, part=part)
+    def _append_lines(self, data: bytes | memoryview) -> None:
+        self._begun = False
+        self.writer.append(data, self._tag, CAPTURED, self._incarnation)
+
+    def _append_part(self, data: bytes | memoryview) -> None:
+        self._begun = self.writer.append(data, self._tag, CAPTURED, self._incarnation, part=True)
+        self._cut = not self._begun
 
 
 NO_NAMES: frozenset[bytes] = frozenset()

@@ -17,6 +17,8 @@ from typing import Annotated, Literal, Self, cast
 import msgspec
 from msgspec import Meta, Struct
 
+from corral.worker.contract.log_pieces import PieceJoiner
+
 from .file_format import LogFilter, Record, json_line, rfc3339_seconds, time_of
 from .reader import Cursor, Room
 from .record import Place, PlacedRecord
@@ -29,6 +31,9 @@ BATCH_BYTES = 256 * 1024
 
 KEPT_BYTES = 2 * 1024 * 1024
 """Bytes of found records that one reader holds, before it prefers to read them a second time."""
+
+BEGUN_BYTES = 64 * 1024
+"""Bytes of the beginning of a line that a reader of the last lines is given if it ends later."""
 
 RECORD_BYTES = 600
 """Bytes of memory that a record takes beside its text."""
@@ -183,9 +188,10 @@ async def merged(
 
     Each cursor was rewound by `n`, unless matching lines have to be searched for. Memory does not grow with `n`.
     """
-    room = Room.of(len(cursors), in_parts=position is not None)
+    room = Room.of(len(cursors), holds=holds(wanted, position))
     kept_bytes = KEPT_BYTES // max(len(cursors), 1)
     runs: list[Iterator[Record]] = []
+    dropped = PieceJoiner(BEGUN_BYTES)
     excess = -(n or 0)
     for cursor in cursors:
         if n is not None and wanted.is_rare:
@@ -203,7 +209,7 @@ async def merged(
             await asyncio.sleep(0)
     async for batch in batches_of(runs, wanted, turn, position):
         if n is not None:
-            batch[:], excess = _without_first(batch, excess)
+            batch[:], excess = _without_first(batch, excess, dropped)
         if batch or (position is not None and position.is_stale):
             yield batch
 
@@ -228,13 +234,25 @@ async def batches_of(
             yield batch
 
 
-def _without_first(records: list[Record], lines: int) -> tuple[list[Record], int]:
-    """Returns the records after the first `lines` lines, and the number of lines still to be left out."""
+def holds(wanted: LogFilter, position: LogPosition | None) -> bool:
+    """Returns whether lines that have begun are held for their end.
+
+    A reader that comes back would miss what is held; but a pattern is looked for in whole lines.
+    """
+    return position is None or wanted.pattern is not None
+
+
+def _without_first(records: list[Record], lines: int, dropped: PieceJoiner) -> tuple[list[Record], int]:
+    """Returns the records after the first `lines` lines, and the number of lines still to be left out.
+
+    What was dropped of lines that have not ended by then comes first.
+    """
     for index, record in enumerate(records):
         if lines <= 0:
-            return records[index:], lines
+            return dropped.flush() + records[index:], lines
         lines -= _ends_line(record)
-    return [], lines
+        dropped.join((record,))
+    return dropped.flush() if lines <= 0 else [], lines
 
 
 def _ends_line(record: Record) -> bool:

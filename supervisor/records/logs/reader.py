@@ -13,6 +13,8 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar, cast
 
+from corral.worker.contract.log_pieces import WHOLE_PART_BYTES
+
 from .file_format import (
     CAPTURED,
     NOTIFIED,
@@ -71,14 +73,17 @@ class Room(NamedTuple):
 
     block_bytes: int
     piece_bytes: int
+    holds: bool
+    """Whether what has begun of a line is held for its end."""
 
     @classmethod
-    def of(cls, cursors: int, *, in_parts: bool = False) -> Self:
-        """Returns the share of each of so many cursors; with `in_parts` nothing is held of a line."""
+    def of(cls, cursors: int, *, holds: bool = True) -> Self:
+        """Returns the share of each of so many cursors."""
         count = max(cursors, 1)
         return cls(
             max(SHORTEST_BLOCK_BYTES, min(BLOCK_BYTES, BLOCKS_BYTES // count)),
-            1 if in_parts else max(SHORTEST_PIECE_BYTES, min(PIECE_BYTES, PIECES_BYTES // count)),
+            max(SHORTEST_PIECE_BYTES, min(PIECE_BYTES, PIECES_BYTES // count)) if holds else WHOLE_PART_BYTES,
+            holds,
         )
 
 
@@ -256,6 +261,10 @@ class Cursor:
         while (records := self.step(room)) is not None:
             yield from records
 
+    def unended(self) -> Iterator[Record]:
+        """Yields what was read and held of lines that have not ended, and forgets it."""
+        return self._decoder.flush()
+
     def keep(self, records: Iterator[Record]) -> None:
         """Takes back records, for the next step."""
         self._kept = records
@@ -323,7 +332,7 @@ class Cursor:
                 passed = ended_lines(lines)
             if self.line is not None:
                 self.line += passed
-            return self._decoder.records(lines, room.piece_bytes)
+            return self._decoder.records(lines, room.piece_bytes, holds=room.holds)
 
     def files(self) -> list[FoundFile]:
         """Returns the files of the worker as they are now, oldest first."""

@@ -1,11 +1,13 @@
 """Decodes the lines of a worker's files into records, and joins the parts of long ones, within a limit.
 
-A line that is longer than the limit comes in pieces, each of them a record with `partial`, but for the last. Pieces of text end
-at a whole character. Each record knows its place in the files, so that a reader can come back to it. Nothing here reads a file.
+A line that is longer than the limit comes in pieces, each of them a record with `partial`, but for the last; for a reader that
+holds nothing, so does one that was written with pauses. Pieces of text end at a whole character. Each record knows its place in the files, so that a reader can come back to it. Nothing here reads a file.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeAlias
+
+from corral.worker.contract.log_pieces import WHOLE_PART_BYTES
 
 from .file_format import CAPTURED, FIRST, HEAD_BYTES, NOTIFIED, OWN, PREFIX_BYTES, Record, decode_message, text_fields
 
@@ -68,11 +70,19 @@ class LineDecoder:
             if parts := self._parts.pop((kind, stream)):
                 yield self._piece(kind, stream, bytes(parts))
 
-    def records(self, lines: Iterable[bytes], piece_bytes: int) -> Iterator[Record]:
-        """Yields the records of these lines; lines longer than `piece_bytes` come in pieces."""
+    def records(self, lines: Iterable[bytes], piece_bytes: int, *, holds: bool = True) -> Iterator[Record]:
+        """Yields the records of these lines; lines longer than `piece_bytes` come in pieces.
+
+        Unless it `holds` what has begun, all that is in these lines is yielded, whatever comes behind it.
+        """
+        held: tuple[bytes, bytes] | None = None  # whose line may go on with the very next one
         for line in lines:
             kind, stream, tag = line[28:29], line[31:37], line[38:40]
             text = line[PREFIX_BYTES:]
+            key = (CAPTURED if kind in _CAPTURED else NOTIFIED, stream)
+            if held and (held != key or len(self._parts[held]) + len(text) >= WHOLE_PART_BYTES):
+                yield from self._begun(held)
+                held = None
             if not _is_ours(line):
                 self._offset += len(line) + 1
                 yield self.record("stderr", text_fields(line))
@@ -82,13 +92,15 @@ class LineDecoder:
                 yield from self.flush()  # the rest of these lines was lost: they are not continued
             self._offset += len(line) + 1
             if kind != OWN and (tag == b"P " or self._parts):
-                key = (CAPTURED if kind in _CAPTURED else NOTIFIED, stream)
                 parts = self._parts.setdefault(key, bytearray())
                 parts += text
                 if tag == b"P ":
                     if len(parts) >= (piece_bytes if kind in _CAPTURED else MESSAGE_BYTES):
-                        yield self._piece(key[0], stream, _whole_characters(parts))
+                        yield from self._begun(key)
+                    elif kind in _CAPTURED and not holds:
+                        held = key
                     continue
+                held = None
                 del self._parts[key]
                 text = bytes(parts)
             if kind in _CAPTURED:
@@ -96,6 +108,13 @@ class LineDecoder:
             else:
                 name = "log" if kind in _NOTIFIED else "corral"
                 yield self.record(name, decode_message(text))
+        if held:
+            yield from self._begun(held)
+
+    def _begun(self, key: tuple[bytes, bytes]) -> Iterator[Record]:
+        """Yields what is there of a line, up to a whole character."""
+        if text := _whole_characters(self._parts[key]):
+            yield self._piece(*key, text)
 
     def record(self, stream: str, shown: Mapping[str, object]) -> Record:
         """Returns a record at the time of the last line."""
@@ -127,7 +146,7 @@ def ended_lines(lines: Iterable[bytes]) -> int:
 def _whole_characters(parts: bytearray) -> bytes:
     """Takes out all but the beginning of a character of UTF-8 at the end."""
     end = len(parts)
-    for back in range(1, min(_LONGEST_CHARACTER, end)):
+    for back in range(1, min(_LONGEST_CHARACTER, end + 1)):
         byte = parts[-back]
         if byte & 0xC0 != 0x80:  # no continuation: here a character begins
             needed = 1 + (byte >= 0xC0) + (byte >= 0xE0) + (byte >= 0xF0)

@@ -21,7 +21,7 @@ from corral.worker.contract.names import tenant_of
 from .capture import LogFolder, LogWriter
 from .compression import COMPRESS_AFTER_S, Compressor
 from .file_format import LogFilter, Record, known_names, workers
-from .merging import LogPosition, batches_of, merged
+from .merging import LogPosition, batches_of, holds, merged
 from .reader import Cursor, Room
 from .record import Place
 from .rotating_file import LogLimits
@@ -170,6 +170,12 @@ class LogStore:
             cursors = await self._cursors(wanted, n, position)
             async for batch in merged(cursors, wanted, n, self.turn, horizon=horizon, position=position):
                 yield batch
+            if holds(wanted, position):
+                begun = [record for cursor in cursors for record in cursor.unended()]
+                if found := await wanted.selected(begun):
+                    if position is not None:
+                        position.note(begun)
+                    yield found
             if position is not None:
                 position.end_round()
 
@@ -205,7 +211,7 @@ class LogStore:
                     position.end_round()
                 behind |= await follower.changed(wait=not behind)
                 horizon = self._begin_round(position)  # all that was written until now is noted
-                room = Room.of(len(behind), in_parts=position is not None)
+                room = Room.of(len(behind), holds=holds(wanted, position))
                 fresh: list[Iterator[Record]] = []
                 for key in sorted(behind):
                     if key not in by_worker:  # no file when this began: start before its first

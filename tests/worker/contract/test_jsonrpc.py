@@ -20,7 +20,7 @@ from corral.worker.contract.errors import (
     Timeout,
     WorkerFailed,
 )
-from corral.worker.contract.jsonrpc import Foreign, Notification, Peer, Request, Response, Withdrawn
+from corral.worker.contract.jsonrpc import PIECE_BYTES, Foreign, Notification, Peer, Request, Response, Withdrawn
 
 pytestmark = pytest.mark.contract
 
@@ -570,14 +570,22 @@ def foreign_of(peer: Peer, data: bytes) -> list[tuple[bytes, bool]]:
     return [(event.line, event.ended) for event in events if isinstance(event, Foreign)]
 
 
-def test_a_long_line_for_a_log_is_handed_out_before_it_ends_and_not_kept() -> None:
+def test_a_line_for_a_log_is_handed_out_before_it_ends_and_not_kept() -> None:
     peer = Peer(log_foreign=True)
-    piece = b"x" * 50_000
-    assert foreign_of(peer, piece) == []
-    assert foreign_of(peer, piece) == [(2 * piece, False)]
-    assert foreign_of(peer, piece) == [(piece, False)]
-    assert foreign_of(peer, b"end\nnext") == [(b"end", False), (b"", True)]
-    assert foreign_of(peer, b"\n") == [(b"next", True)]
+    assert foreign_of(peer, b"Pass") == [(b"Pass", False)]
+    assert foreign_of(peer, b"word: ") == [(b"word: ", False)]
+    assert foreign_of(peer, b"end\nnext\n  ") == [(b"end", False), (b"", True), (b"next", True)]
+    assert foreign_of(peer, b"> ") == [(b"  > ", False)]
+
+
+@pytest.mark.parametrize("beginning", ['{"x"', "[", ' "jsonrpc": ', "\ufeff", " "])
+def test_a_line_that_may_have_a_message_in_it_is_kept_until_it_is_too_long_for_one(beginning: str) -> None:
+    peer = Peer(log_foreign=True)
+    begun = beginning.encode()
+    assert foreign_of(peer, begun) == []
+    if not begun.startswith(b"{"):
+        long = b"x" * PIECE_BYTES
+        assert foreign_of(peer, long) == [(begun + long, False)]
 
 
 def test_a_message_of_ours_that_is_too_long_is_refused_and_nothing_sent(wire: ModuleType) -> None:

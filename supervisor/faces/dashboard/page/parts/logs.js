@@ -7,6 +7,7 @@ import { virtualTable } from "./table.js";
 
 const MOST_LINES = 5000;
 const FIRST_LINES = 500;
+const MOST_CHARACTERS = 16384; // of a line that comes in pieces
 
 /** Returns {element, update(), close()}; `params` are those of `log.follow`. */
 export function logs(params, label) {
@@ -67,7 +68,11 @@ export function logs(params, label) {
     draw();
     source = new Stream(url(["logs"], { ...params, n: FIRST_LINES, grep: grep.value, level: level.value }));
     source.addEventListener("log", ({ data }) => {
-      for (const record of JSON.parse(data).records) lines.push({ ...record, number: (numbered += 1) });
+      for (const record of JSON.parse(data).records) {
+        const last = lines.at(-1);
+        const isMore = last?.partial && ["node", "worker", "stream"].every((key) => last[key] === record[key]) && last.text.length < MOST_CHARACTERS;
+        lines.splice(isMore ? -1 : lines.length, 1, { ...record, text: (isMore ? last.text : "") + record.text, number: (numbered += 1) });
+      }
       if (lines.length > MOST_LINES) lines.splice(0, lines.length - MOST_LINES);
       soon();
     });
