@@ -34,6 +34,7 @@ from ..lease.record import NodeRecord
 from ..state.state import Drained, drained_key, encoded
 from ..state.view import ClusterView, PlacedNames
 from .carried_state import CarriedState
+from .deadlines import Deadlines
 from .fences import Fences
 from .joining import Joining
 from .placed_agents import PlacedAgents
@@ -100,7 +101,8 @@ class ClusterNode:
         self.changes = PlacedChanges(view)
         self._specs = SpecPublisher(name, agents.config, shared.bus)
         agents.in_force.subscribe(self._specs.reloaded)
-        self._placer = Placer(name, joining.incarnation, view, shared.bus, joining.timing, self.holder)
+        self._deadlines = Deadlines(view, self.tasks, self.changes, self.forwarding)
+        self._placer = Placer(name, view, shared.bus, joining, self.holder, self._deadlines.look_through)
 
     # -- for status
 
@@ -219,6 +221,7 @@ class ClusterNode:
                     group.create_task(self.budgets.run(engine))
                     group.create_task(self._placer.run(engine))
                     group.create_task(self.tasks.ends.follow(engine))
+                    group.create_task(self._deadlines.run(engine))
                     group.create_task(self.tasks.report_always(engine))
                     group.create_task(self.tasks.follow_cancels(engine))
                     group.create_task(self.forwarding.serve(engine))

@@ -82,7 +82,7 @@ class PlacedChanges:
                 async with asyncio.timeout(REASON_S):
                     await self._view.until(is_over)
             except TimeoutError:
-                reason = await self._refusal(engine, name)
+                reason = await self.why_unplaced(engine, name)
                 if not reason and loop.time() < end:
                     continue
                 count = len(self._view.placed(name))
@@ -112,7 +112,7 @@ class PlacedChanges:
         }
         return sorted(claims) == [*range(replicas)] and all(claims.values())
 
-    async def _refusal(self, engine: Engine, name: str) -> str:
+    async def why_unplaced(self, engine: Engine, name: str) -> str:
         """Returns why a replica finds no node now, "" where all do."""
         known = self._view.specs.get(name)
         placement = None if known is None else placement_of(known.value)

@@ -131,8 +131,11 @@ class PlacedRunner(cluster.PlacedRunner):
 
 def _params(task: Task) -> TaskParams:
     """Returns a task as the engine takes it, under the key that is its own over restarts."""
+    due = None if task.deadline_at is None else datetime.fromisoformat(task.deadline_at).timestamp()
     return TaskParams(
         objective=task.objective,
+        queue_timeout_s=task.queue_timeout_s,
+        deadline_s=None if due is None else max(due - time.time(), 0.001),
         agent=task.agent,
         input=task.input,
         context=task.context,

@@ -8,8 +8,9 @@ has no lease writes no end; one that comes back late finds the record made, and 
 import asyncio
 import contextlib
 import logging
+import time
 from collections import OrderedDict
-from collections.abc import Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -21,6 +22,7 @@ from corral.supervisor.tasks.rules.boundaries import normalised
 from corral.supervisor.tasks.run.attempt import state_of
 from corral.supervisor.tasks.run.backlog import Origin
 from corral.supervisor.tasks.run.cluster import is_on_engine
+from corral.supervisor.tasks.run.endings import past_deadline
 from corral.supervisor.tasks.run.tasks import Tasks
 from corral.worker.contract.errors import Cancelled, Conflict, CorralError, ResourceLimitExceeded, Timeout
 from corral.worker.contract.records import Error, Task, TaskParams
@@ -93,6 +95,7 @@ class PlacedTasks:
         self._accepted: OrderedDict[str, Task] = OrderedDict()
         self._takers: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[str] = set()
+        self._listeners: list[Callable[[StoredTask], None]] = []
         self._running: set[asyncio.Task[Any]] = set()  # of different results
         self._open: dict[str, list[dict[str, object]]] = {}
         """The events of each task that was taken here."""
@@ -102,6 +105,10 @@ class PlacedTasks:
     def default_priority(self, agent: str) -> int:
         """Returns the priority of tasks of an agent that have none."""
         return self._view.default_priority(agent)
+
+    def subscribe(self, listener: Callable[[StoredTask], None]) -> None:
+        """Calls `listener` with each task that is accepted here."""
+        self._listeners.append(listener)
 
     # -- for callers
 
@@ -126,6 +133,8 @@ class PlacedTasks:
         task = self.queued_record(stored)
         if await self._queues.append(engine, stored, payload):
             self._tasks.announce(task)
+            for listener in self._listeners:
+                listener(stored)
         self._accepted[task_id] = task
         if len(self._accepted) > ACCEPTED_MAX:
             self._accepted.popitem(last=False)
@@ -374,6 +383,11 @@ class PlacedTasks:
 
     async def _performed(self, stored: StoredTask, delivery: int) -> Task | None:
         """Runs a task on a worker here, and returns its end; None where it has to be delivered again."""
+        record = self.queued_record(stored)
+        limit_s = stored.params.deadline_s
+        if limit_s is not None and accepted_at(stored) + limit_s <= time.time():
+            error = Error.of(past_deadline(record, ""))
+            return msgspec.structs.replace(record, state="timeout", error=error, finished_at=now())
         params = msgspec.structs.replace(stored.params, idempotency_key=None, durable=False, when_down="queue")
         try:
             begun = self._tasks.find(stored.id)
@@ -387,7 +401,7 @@ class PlacedTasks:
             if error.name not in FINAL_ERRORS:
                 logger.info("task %s is delivered again: %s", stored.id, error)
                 return None
-            return msgspec.structs.replace(self.queued_record(stored), state="failed", error=Error.of(error))
+            return msgspec.structs.replace(record, state="failed", error=Error.of(error))
         is_own = ended.state == "succeeded" or (ended.error is not None and ended.error.name in FINAL_ERRORS)
         agent = stored.params.agent or ""
         if not is_own and (agent in self._leaving or self._placements.find(agent) is None):

@@ -8,7 +8,7 @@ node whose lease is over are given to another one.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from msgspec.structs import replace
 
@@ -16,12 +16,12 @@ from corral.supervisor.records.events.bus import Bus
 from corral.worker.contract.errors import Conflict, CorralError
 
 from ..engine.interface import Engine
-from ..lease.lease import Timing
 from ..lease.lease_holder import LeaseHolder
 from ..lease.observer import Observer
 from ..lease.record import NodeRecord
 from ..state.state import Assignment, ReplicaName, assignment_key, encoded
 from ..state.view import ClusterView
+from .joining import Joining
 from .placed_agents import placement_of
 from .placement import Change, Node, decide
 
@@ -38,12 +38,13 @@ class Placer:
     """Takes the role when it is free, and places while it has it."""
 
     def __init__(
-        self, node: str, incarnation: str, view: ClusterView, bus: Bus, timing: Timing, holder: LeaseHolder
+        self, node: str, view: ClusterView, bus: Bus, joining: Joining, holder: LeaseHolder, on_over: Callable[[], None]
     ) -> None:
-        self._value = f"{node} {incarnation}".encode()
+        self._value = f"{node} {joining.incarnation}".encode()
         self._view = view
         self._bus = bus
-        self._timing = timing
+        self._timing = joining.timing
+        self._on_over = on_over
         self._holder = holder
         self._revision = 0
         self._wake = asyncio.Event()
@@ -90,6 +91,7 @@ class Placer:
     async def _lead(self, engine: Engine) -> None:
         """Places until the role is lost."""
         logger.info("this node places the agents of the cluster")
+        self._on_over()  # of the one that had the role
         observer = Observer(engine, self._note_over, on_change=self._wake.set, timing=self._timing)
         self._observer = observer
         async with asyncio.TaskGroup() as group:
@@ -108,6 +110,7 @@ class Placer:
     def _note_over(self, name: str) -> None:
         logger.warning("node %s is over: its replicas get other nodes", name)
         self._bus.publish("node.over", node=name)
+        self._on_over()
         self._wake.set()
 
     async def _place_always(self, engine: Engine, observer: Observer) -> None:

@@ -17,7 +17,7 @@ from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.agent import Agent
 from corral.supervisor.workers.lifecycle.state_machine import UP, State
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
-from corral.worker.contract.errors import Timeout, WorkerFailed
+from corral.worker.contract.errors import WorkerFailed
 from corral.worker.contract.names import SEPARATOR, tenant_of
 from corral.worker.contract.records import Task, TaskKind
 
@@ -26,7 +26,7 @@ from ..rules.queue import TaskQueue
 from .attempt import Attempt
 from .backlog import Dependencies, Entry, waiting_reason
 from .budgets import Budgets
-from .endings import Endings, agent_gone
+from .endings import Endings, agent_gone, not_begun_in_time
 from .executor import Executor
 from .record_writer import RETRY_AFTER_S, RecordWriter
 
@@ -230,9 +230,7 @@ class Dispatcher:
         """Ends a task as timeout that no worker took within queue_timeout."""
         task = entry.task
         if task.attempt == 0 and not entry.is_begun:
-            why = f": {task.reason}" if task.reason else ""
-            text = f'cannot start task "{task.id}" within {limit_s:g} s (queue_timeout){why}'
-            self._endings.end_soon(entry, "timeout", Timeout(text, limit="queue_timeout", value=limit_s))
+            self._endings.end_soon(entry, "timeout", not_begun_in_time(task, limit_s, task.reason))
 
     def abandon(self, name: str) -> None:
         """Ends the tasks that still wait for an agent that was removed."""

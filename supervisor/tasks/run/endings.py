@@ -167,9 +167,19 @@ class Endings:
         if entry.accepted is not None:  # its record is being written
             entry.deadline = self._loop.call_later(RETRY_AFTER_S, self._expire, entry)
             return
-        why = f": {task.reason}" if task.reason else ""
-        text = f'cannot finish task "{task.id}" by its deadline {task.deadline_at}{why}'
-        self.stop(entry, Timeout(text, limit="deadline_s", value=task.deadline_at))
+        self.stop(entry, past_deadline(task, task.reason))
+
+
+def past_deadline(task: Task, why: str) -> Timeout:
+    """Returns why a task ends at its deadline; `why` is what it waits for, "" for nothing."""
+    text = f'cannot finish task "{task.id}" by its deadline {task.deadline_at}'
+    return Timeout(f"{text}: {why}" if why else text, limit="deadline_s", value=task.deadline_at)
+
+
+def not_begun_in_time(task: Task, limit_s: float, why: str) -> Timeout:
+    """Returns why a task ends that no worker took within queue_timeout."""
+    text = f'cannot start task "{task.id}" within {limit_s:g} s (queue_timeout)'
+    return Timeout(f"{text}: {why}" if why else text, limit="queue_timeout", value=limit_s)
 
 
 def agent_gone(task: Task) -> NotFound:
