@@ -215,7 +215,8 @@ class Zygote(ParentClient):
         self._pulse = Heartbeat(self._channel, self._silence_s, silent)
         self._look()
         try:
-            return await self._loaded
+            # Its own word may be on its way when the caller waits no longer.
+            return await asyncio.shield(self._loaded)
         except BaseException:
             self._end()
             raise

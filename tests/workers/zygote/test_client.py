@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -204,6 +205,12 @@ def is_alive(pid: int) -> bool:
 
 def is_there(pid: int) -> bool:
     return kernel.look_up(pid) is not None
+
+
+def is_serving(pid: int) -> bool:
+    """Whether a zygote has said that it is loaded: it handles SIGCHLD from then on."""
+    (caught,) = re.findall(r"^SigCgt:\t(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(caught, 16) >> (signal.SIGCHLD - 1) & 1)
 
 
 # --- an honest zygote ---
@@ -420,6 +427,25 @@ def test_an_import_that_hangs_is_ended_by_whoever_waits_no_longer(tmp_path: Path
             async with asyncio.timeout(BOUND_S):
                 await harness.zygote.gone.wait()
             assert not is_alive(harness.zygote.pid)
+
+    run(main())
+
+
+def test_a_load_that_has_ended_when_nobody_waits_any_more_is_no_fault(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with ZygoteHarness(tmp_path, {}, "") as harness:
+            start = asyncio.create_task(harness.start())
+            async with asyncio.timeout(BOUND_S):
+                while not harness.zygote.pid:
+                    await asyncio.sleep(0)
+            until = time.monotonic() + BOUND_S
+            while not is_serving(harness.zygote.pid):  # the loop stands still: nothing of it is heard meanwhile
+                assert time.monotonic() < until
+            start.cancel()
+            async with asyncio.timeout(BOUND_S):
+                await harness.zygote.gone.wait()
+            assert not harness.zygote.is_loaded
+            assert harness.log.tail("log") == []
 
     run(main())
 
