@@ -212,9 +212,16 @@ def test_sessions_survive_the_death_of_the_daemon_and_a_damaged_one_hurts_no_oth
         assert run(daemon, "bad", "say two")["output"] == 0
 
 
+ASLEEP = """
+[agents.keen]
+command = ["sleep", "1000"]
+protocol = "none"
+autostart = false
+"""
+
+
 def test_what_has_expired_is_neither_counted_nor_kept_beyond_a_cleanup(tmp_path: Path) -> None:
-    config = '[agents.keen]\ncommand = ["sleep", "1000"]\nprotocol = "none"\nautostart = false\n'
-    with DaemonProcess(tmp_path, config) as daemon, daemon.client() as client:
+    with DaemonProcess(tmp_path, ASLEEP) as daemon, daemon.client() as client:
         client.call("event.follow", {"types": ["memory.expired"]}, timeout_s=BOUND_S)
         expired: Iterator[Any] = client.notifications()
 
@@ -231,7 +238,7 @@ def test_what_has_expired_is_neither_counted_nor_kept_beyond_a_cleanup(tmp_path:
         (event,) = next(expired).params["events"]
         assert (event["agent"], event["keys"]) == ("keen", 1)
         assert daemon.call("memory.cleanup") == {"sessions": 0, "keys": 0}
-        daemon.config.write_text(config + '[memory]\ncleanup_interval = "50ms"\n')
+        daemon.config.write_text(ASLEEP + '[memory]\ncleanup_interval = "50ms"\n')
         daemon.call("daemon.reload")
         put("goes by itself")
         (event,) = next(expired).params["events"]
@@ -266,6 +273,17 @@ autostart = false
 
 def pools(daemon: DaemonProcess) -> dict[str, Any]:
     return {each["name"]: each for each in daemon.call("memory.pools")["pools"]}
+
+
+def test_the_file_of_the_store_shrinks_after_a_flood_was_forgotten(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path, ASLEEP) as daemon:
+        for number in range(50):
+            daemon.call("memory.put", agent="keen", key=f"k{number}", value="x" * 1_000_000)
+        file = daemon.state_dir / "corral.db"
+        until(lambda: file.stat().st_size > 40_000_000)
+        daemon.call("memory.clear", agent="keen")
+        daemon.call("daemon.reload")  # what is too old is removed, as every hour
+        until(lambda: file.stat().st_size < 20_000_000)
 
 
 def test_a_pool_bounds_agents_of_several_owners_and_fails_the_task_that_is_too_much(tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def life_of(groups: Groups, built_in: Spec, is_urgent: asyncio.Event) -> list[Ro
         Room("tool calls", close=calls.flush, expire=lambda _: calls.expire()),
         Room("costs", close=figures.costs.flush, expire=lambda _: figures.costs.expire()),
         Room("metrics", run=figures.collector.run, close=figures.collector.close, expire=figures.metrics.expire),
+        Room("store", expire=lambda _: records.store.shrink()),  # after all that others remove
     ]
     return life if groups.cluster is None else [*life, Room("cluster", run=groups.cluster.run)]
 

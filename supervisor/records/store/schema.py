@@ -4,6 +4,7 @@ A file that is damaged, of a newer version, or another program's is refused befo
 here knows of commits, threads, or the meaning of rows.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -22,6 +23,12 @@ BUSY_TIMEOUT_S = 5.0
 
 CHECK_LIMIT_BYTES = 16 * 1024 * 1024
 """Bytes of a file that is checked as a whole at the start; a larger one is not."""
+
+REWRITTEN_BYTES = 64 * 1024 * 1024
+"""Bytes of content, at most, of an older file that is rewritten at the start if more of it is free: less than a second."""
+
+LOG_BYTES = 16 * 1024 * 1024
+"""Bytes that the write-ahead log keeps of its file once all is in the store."""
 
 OPENING_BYTES = 1024 * 1024
 """Bytes that the opening of a store writes at most: its index of the log, and the tables."""
@@ -314,11 +321,14 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> int:
         if verdict != ("ok",):
             text = f'cannot open the store "{path}": the file is corrupt'
             raise Conflict(text, file=file, reason="corrupt", detail=str(verdict))
+    if empty:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # see Store.shrink; comes before the first table
     if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
         text = f'cannot open the store "{path}": its file system cannot share memory'
         raise Conflict(text, file=file, reason="no-wal")
     connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA journal_size_limit = 67108864")
+    connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
+    _rewrite(connection)
     connection.execute("BEGIN IMMEDIATE")
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     is_shown = version == len(MIGRATIONS) and views.are_current(connection)
@@ -336,6 +346,18 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> int:
     generation = _integer(connection, "SELECT value FROM meta WHERE key = 'generation'")
     connection.execute("COMMIT")
     return generation
+
+
+def _rewrite(connection: sqlite3.Connection) -> None:
+    """Makes a file of an earlier version, most of which is free, one that can shrink while it is used."""
+    page_bytes, pages, free, mode = (
+        _integer(connection, f"PRAGMA {name}") for name in ("page_size", "page_count", "freelist_count", "auto_vacuum")
+    )
+    used = pages - free
+    if not mode and used < free and used * page_bytes <= REWRITTEN_BYTES:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        with contextlib.suppress(sqlite3.DatabaseError):  # no room for the copy, or a damaged page: it works as it is
+            connection.execute("VACUUM")
 
 
 def statements(script: str) -> Iterator[str]:

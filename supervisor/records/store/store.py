@@ -52,6 +52,27 @@ class Step:
 
 Statement: TypeAlias = tuple[str, Params] | Step
 
+SHRINK_PAGES = 2_000
+"""Number of free pages that one transaction gives back; other writes come in between."""
+
+SPARE_PAGES = 2_000
+"""Number of free pages that stay for later writes, at least; in a larger file a quarter of it stays."""
+
+SHRINK_PAUSE_S = 0.02
+"""Seconds between two such transactions."""
+
+
+class _Shrink(Step):
+    """Gives back free pages; the result is their number."""
+
+    def run(self, connection: sqlite3.Connection) -> int:
+        """Moves the last pages of the file into free ones, one by one: the module steps a statement without columns once."""
+        pages, free = (int(connection.execute(f"PRAGMA {of}").fetchone()[0]) for of in ("page_count", "freelist_count"))
+        for _ in range(min(SHRINK_PAGES, free - max(SPARE_PAGES, pages // 4))):
+            connection.execute("PRAGMA incremental_vacuum(1)")
+        return pages - int(connection.execute("PRAGMA page_count").fetchone()[0])
+
+
 POST_DELAY_S = 0.1
 """Seconds that a posted group may wait for the commit of another."""
 
@@ -267,6 +288,11 @@ class Store:
             return await asyncio.get_running_loop().run_in_executor(self._reads_pool, self._fetch, sql, params)
         finally:
             self._reads -= 1
+
+    async def shrink(self) -> None:
+        """Gives what was removed back to the file system, all but a spare part of the file."""
+        while (await self.write(_Shrink()))[0] > 0:
+            await asyncio.sleep(SHRINK_PAUSE_S)
 
     async def close(self) -> None:
         """Commits accepted writes, then closes the file. Later writes and reads are refused.

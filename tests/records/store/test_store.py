@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -328,6 +329,31 @@ def test_a_cancelled_writer_disturbs_nobody(path: Path) -> None:
         assert await store.read(COUNT) == [(2,)]
 
     run(path, test)
+
+
+def test_a_store_gives_back_what_was_removed_while_it_is_used(path: Path) -> None:
+    async def test(store: Store) -> None:
+        await store.write(*((PUT, (f"gone {n}", b"x" * 1_000_000)) for n in range(40)))
+        await store.write((PUT, ("kept", b"y" * 1_000_000)))
+        await store.write(("DELETE FROM meta WHERE key LIKE 'gone %'", ()))
+        await store.shrink()
+        assert await store.read("SELECT value FROM meta WHERE key = 'kept'") == [(b"y" * 1_000_000,)]
+
+    run(path, test)
+    assert path.stat().st_size < 12_000_000
+
+
+def test_an_older_file_of_which_most_is_free_is_rewritten_at_the_start(path: Path) -> None:
+    run(path, nothing)
+    with closing(sqlite3.connect(path, isolation_level=None)) as older:
+        older.execute("PRAGMA auto_vacuum = NONE")
+        older.execute("VACUUM")
+        older.executemany(PUT, [(f"gone {n}", b"x" * 1_000_000) for n in range(10)])
+        older.execute("DELETE FROM meta WHERE key LIKE 'gone %'")
+    assert path.stat().st_size > 10_000_000
+    run(path, nothing)
+    assert path.stat().st_size < 1_000_000
+    test_a_store_gives_back_what_was_removed_while_it_is_used(path)
 
 
 @pytest.mark.parametrize("content", [b"not a database at all" * 100, b"SQLite format 3\0" + b"x" * 500])
