@@ -1,5 +1,6 @@
-"""Implements `corral status`, `show` and the commands that change the running set: agents and MCP servers alike."""
+"""Implements `corral status`, `show`, `expose` and the commands that change the running set: agents and MCP servers alike."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,8 +25,7 @@ from ..context import (
 from ..context import duration as a_duration
 from ..fields import toml_text
 from ..render import Record, Table, inner, inners, items, word
-from ..status_table import JOB_WORDS, print_entries, print_status
-from ..team_table import print_group, print_listen, print_service
+from ..status_table import JOB_WORDS, print_entries, print_group, print_listen, print_service, print_status
 
 TAIL_LINES = 20
 WILDCARDS = frozenset("*?[")
@@ -298,3 +298,37 @@ def _known_signal(text: str) -> str | None:
         return Signals(int(text)).name if text.isdecimal() else Signals[f"SIG{text.upper().removeprefix('SIG')}"].name
     except (KeyError, ValueError):
         return None
+
+
+@command("expose")
+@click.argument("name", metavar="NAME", shell_complete=complete_named)
+@option("--port N", "The port; 0 takes a free one.", type=click.IntRange(0, 65_535))
+@option("--host ADDRESS", "The address; by default 127.0.0.1.")
+@option("--no-token", "Require no token: every program of this machine may use it.")
+@option("--off", "Stop serving it.")
+def expose(session: Session, name: str, port: int | None, host: str | None, no_token: bool, off: bool) -> None:
+    """Serve one agent alone over HTTP.
+
+    At the address: POST /run, GET /health, GET /status. It may be a team or a workflow, too. It is served until it is
+    removed, or --off; also by later daemons.
+    """
+    if off == (port is not None) or (off and (host is not None or no_token)):
+        reason = "give --port N, or --off alone"
+        raise InvalidParams(f'cannot expose "{name}": {reason}', key="port", reason=reason)
+    place = "127.0.0.1" if host is None else host
+    place = f"[{place}]" if ":" in place and not place.startswith("[") else place
+    params = {"name": name, "address": None if off else f"{place}:{port}", "auth": "none" if no_token else "token"}
+    found = session.call("agent.expose", params)
+    if session.printed_json(found):
+        return
+    url = word(inner(found, "service"), "url")
+    if not url:
+        session.print_line(f"{name} is not served over HTTP")
+        return
+    session.print_line(f"{name} is served at {url}")
+    session.print_line(f"curl {url}/health")
+    line = shlex.join(["curl", f"{url}/run", "-H", "Content-Type: application/json", "-d", '{"input": null}'])
+    if not no_token:
+        file = shlex.quote(word(found, "token_file"))
+        line += f' -H "Authorization: Bearer $(cat {file})"'
+    session.print_line(line)

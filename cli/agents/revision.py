@@ -8,9 +8,8 @@ import click
 from corral.worker.contract.errors import InvalidParams
 
 from .. import render
-from ..assignments import assigned, toml_value
 from ..context import WAIT, WAIT_S, Session, command, complete_named, limit_s, option, waiting
-from ..fields import toml_text
+from ..fields import assigned, toml_text, toml_value
 from ..render import Record, Table, inner, inners, items, word
 
 OF_TEXTS = ("environment", "headers", "labels")

@@ -1,16 +1,31 @@
-"""Implements `corral reload`, `log-level`, `emergency-stop` and `daemon stop`, which change the daemon as a whole."""
+"""Implements the commands about a daemon as a whole: `reload`, `log-level`, `emergency-stop`, `daemon stop`, `call`, `nodes` and `node`."""
 
 import os
 import select
+from collections.abc import Mapping
 from contextlib import suppress
 
 import click
 
-from corral.worker.contract.errors import Timeout
+from corral.worker.contract.errors import InvalidParams, NotFound, Timeout
+from corral.worker.contract.jsonrpc import Notification
 
 from .. import render
-from ..context import WAIT, WAIT_S, CommandGroup, Session, command, duration, limit_s, option, waiting
-from ..render import inner, items, number, word
+from ..context import (
+    ANSWER_S,
+    WAIT,
+    WAIT_S,
+    CommandGroup,
+    Session,
+    command,
+    complete_names,
+    duration,
+    json_value,
+    limit_s,
+    option,
+    waiting,
+)
+from ..render import Table, inner, items, number, word
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -108,3 +123,156 @@ def _has_ended(pid: int, timeout_s: float | None) -> bool:
         finally:
             os.close(fd)
     return True
+
+
+FOLLOW = ".follow"
+"""End of the names of methods that send notifications."""
+
+ENDLESS = ("event.follow", "log.follow")
+"""Methods whose notifications come after the answer."""
+
+LAST = "log.end"
+"""The notification after which no other comes."""
+
+
+@command("call")
+@click.argument("method", metavar="METHOD")
+@click.argument("given", nargs=-1, metavar="[KEY=VALUE]...")
+@option("--params JSON|@FILE|-", "The params as a JSON object.")
+@option("--timeout D", "Give up waiting.", "timeout_s", type=duration)
+def call(session: Session, method: str, given: tuple[str, ...], params: str | None, timeout_s: float | None) -> None:
+    """Call any method of the daemon, as JSON.
+
+    METHOD is one of those in "corral call rpc.discover", such as daemon.status. VALUE is JSON, or a text where it is
+    none; KEY=VALUE takes precedence over --params. The notifications of a follow method are printed as they come, one
+    JSON object a line, until Ctrl-C.
+    """
+    asked = _read_params(given, params)
+    if method.endswith(FOLLOW):
+        _follow(session, method, asked, timeout_s)
+        return
+    with session.connect() as connection:
+        result = connection.call(method, asked, timeout_s=timeout_s, on_notification=_ignore)
+    session.print_json(result)
+
+
+def _read_params(given: tuple[str, ...], text: str | None) -> dict[str, object]:
+    """Returns the params."""
+    params: dict[str, object] = {}
+    if text is not None:
+        found = json_value(text, "--params")
+        if not isinstance(found, dict):
+            raise InvalidParams("cannot read --params: it is no JSON object", key="--params", value=text)
+        params |= found
+    for each in given:
+        key, equals, value = each.partition("=")
+        if not equals or not key:
+            raise InvalidParams(f"cannot read {each!r}: write KEY=VALUE", key="params", value=each)
+        try:
+            params[key] = json_value(value, key, or_text=True)
+        except InvalidParams:
+            if value.startswith("@") or value == "-":  # a file that cannot be read is no text
+                raise
+            params[key] = value
+    return params
+
+
+def _follow(session: Session, method: str, params: Mapping[str, object], timeout_s: float | None) -> None:
+    """Prints notifications and the result in the order in which they come."""
+
+    def show(notification: Notification) -> None:
+        session.print_ndjson([{"method": notification.method, "params": notification.params}])
+
+    is_endless = method in ENDLESS
+    try:
+        with session.connect() as connection:
+            limit_s = ANSWER_S if is_endless and timeout_s is None else timeout_s
+            result = connection.call(method, params, timeout_s=limit_s, on_notification=None if is_endless else show)
+            session.print_ndjson([{"result": result}])
+            for notification in connection.notifications() if is_endless else ():
+                show(notification)
+                if notification.method == LAST:
+                    return
+    except KeyboardInterrupt:
+        return
+
+
+def _ignore(_notification: Notification) -> None:
+    """Drops progress: the result is what is printed."""
+
+
+complete_nodes = complete_names("node.list", "nodes")
+
+node = CommandGroup("node", help="Show, drain and resume a node of the cluster.")
+
+
+@command("nodes")
+def nodes(session: Session) -> None:
+    """List the nodes of the cluster, or the last known ones."""
+    session.print_list(session.call("node.list", {}), "nodes", "no node has a lease", NODES)
+
+
+def _labels(record: Mapping[str, object]) -> str:
+    return ",".join(f"{key}={value}" for key, value in sorted(inner(record, "labels").items()))
+
+
+NODES = Table(
+    "NODE=name STATE LOAD CAPACITY LABELS VERSION =here",
+    drop="VERSION LABELS",
+    right="LOAD CAPACITY",
+    labels=_labels,
+    here=lambda record: "here" if record.get("here") is True else "",
+)
+
+
+@node.define("show")
+@click.argument("name", metavar="NAME", shell_complete=complete_nodes)
+def show(session: Session, name: str) -> None:
+    """Show a node, with the agents and MCP servers that it runs."""
+    records = render.inners(session.call("node.list", {}), "nodes")
+    record = next((each for each in records if word(each, "name") == name), None)
+    if record is None:
+        raise NotFound(f'cannot find node "{name}"', name=name, known=[word(each, "name") for each in records])
+    status = session.call("daemon.status", {"node": name})
+    agents = [
+        {key: each.get(key) for key in ("name", "kind", "state")}
+        for kind in ("agents", "mcp_servers")
+        for each in render.inners(status, kind)
+    ]
+    daemon, tasks = inner(status, "daemon"), inner(status, "tasks")
+    if session.printed_json({**record, "daemon": daemon, "tasks": tasks, "agents": agents}):
+        return
+    session.print_fields(
+        {
+            **{key: word(record, key) for key in ("name", "state", "version")},
+            "load": f"{word(record, 'load')} of {word(record, 'capacity')}",
+            "labels": _labels(record) or "-",
+            "uptime": render.duration(number(daemon, "uptime_s")),
+            "degraded": ", ".join(map(str, items(daemon, "degraded"))),
+            "tasks": ", ".join(f"{count} {state}" for state, count in tasks.items()),
+        }
+    )
+    if agents:
+        session.print("")
+        session.print_records(agents, Table("NAME KIND STATE"))
+
+
+@node.define("drain")
+@click.argument("name", metavar="NAME", shell_complete=complete_nodes)
+def drain(session: Session, name: str) -> None:
+    """Move the placed agents of a node to other nodes.
+
+    It gets none until `resume`. Its local agents go on.
+    """
+    _print(session, session.call("node.drain", {"name": name}))
+
+
+@node.define("resume")
+@click.argument("name", metavar="NAME", shell_complete=complete_nodes)
+def resume(session: Session, name: str) -> None:
+    """Let a node get placed agents again."""
+    _print(session, session.call("node.resume", {"name": name}))
+
+
+def _print(session: Session, record: Mapping[str, object]) -> None:
+    session.answer(record, f"{word(record, 'name')}: {word(record, 'state')}")

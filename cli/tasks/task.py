@@ -89,7 +89,7 @@ def run(
         if options["detach"] or options["at"] is not None:
             _print_submitted(session, record)
             return 0
-        from .part_printer import PartPrinter  # noqa: PLC0415 - start-up time: only where a task is waited for
+        from .wait import PartPrinter  # noqa: PLC0415 - start-up time: only where a task is waited for
 
         mode = mode or ("off" if session.json else "text")
         with TaskProgress(session) as progress, _lines(session, progress, record, logs):
@@ -125,7 +125,7 @@ def _lines(
     """Returns the context in which lines of the task are printed, if they are wanted."""
     if not logs:
         return nullcontext()
-    from .task_lines import TaskLines  # noqa: PLC0415 - start-up time: only where lines are shown
+    from .task_log import TaskLines  # noqa: PLC0415 - start-up time: only where lines are shown
 
     return TaskLines(session, progress, word(record, "id"))
 
@@ -299,7 +299,7 @@ def show(session: Session, task_id: str, tree: bool, calls: bool) -> None:
         _show_tree(session, task_id)
         return
     if calls:
-        from .call_table import print_calls  # noqa: PLC0415 - start-up time: only for --calls
+        from .task_log import print_calls  # noqa: PLC0415 - start-up time: only for --calls
 
         print_calls(session, task_id)
         return

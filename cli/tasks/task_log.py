@@ -1,14 +1,21 @@
-"""Implements `corral task log`: prints what a task has done, in order of time, and goes on while it runs."""
+"""Prints what a task does: all of it in order of time (`task log`), its lines on stderr (`run --logs`), its tool calls (`task show --calls`)."""
 
+import sys
+import threading
 from collections.abc import Callable, Mapping
+from functools import partial
+from types import TracebackType
 
+from corral.worker.client.sync import Client
+from corral.worker.contract.errors import CorralError, Unreachable
 from corral.worker.contract.jsonrpc import Notification
+from corral.worker.contract.log_pieces import PieceJoiner
 
 from .. import render
-from ..context import Session
-from ..log_lines import LOUD, line_at
-from ..render import inners, number, word
-from .wait import ENDED
+from ..context import ANSWER_S, Session
+from ..log_lines import LOUD, LogWriter, line_at
+from ..render import Record, Table, inner, inners, number, word
+from .wait import ENDED, RECONNECT_S, TaskProgress
 
 Entry = Mapping[str, object]
 
@@ -74,3 +81,101 @@ def _words(entry: Entry) -> str:
         if value := number(entry, key):
             facts.append(f"{value:.12g} {words}")
     return "  ".join([*filter(None, facts), *([render.one_line(text)] if text else [])])
+
+
+LAST_LINES_S = 5.0
+"""Seconds that the last lines may take after the end of the task, before its result is printed."""
+
+
+class TaskLines:
+    """Follows the lines of one task over a connection of its own, until the task has ended."""
+
+    def __init__(self, session: Session, progress: TaskProgress, task: str) -> None:
+        self._progress = progress
+        self._task = task
+        self._session = session
+        self._after = ""
+        self._writer = LogWriter(session, stream=sys.stderr)
+        self._connection = session.connect()
+        # A daemon thread: a second Ctrl-C ends the command at once.
+        self._thread = threading.Thread(target=self._run, name="corral-lines", daemon=True)
+
+    def __enter__(self) -> "TaskLines":
+        self._connection.call("log.follow", {"task": self._task}, timeout_s=ANSWER_S)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._thread.join(LAST_LINES_S)
+
+    def _run(self) -> None:
+        try:
+            while not self._follow(self._connection):
+                self._connection.close()
+                self._connection = self._reconnected()
+        except CorralError as error:
+            self._progress.print(f"cannot show further lines of the task: {error.message}")
+        finally:
+            self._connection.close()
+
+    def _reconnected(self) -> Client:
+        """Returns a connection that goes on behind the last line, once the daemon is back."""
+        connection = self._session.connect_again(RECONNECT_S)
+        try:
+            params = {"task": self._task, **({"after": self._after} if self._after else {})}
+            connection.call("log.follow", params, timeout_s=ANSWER_S)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _follow(self, connection: Client) -> bool:
+        """Prints lines; returns True at the end of the task, False if the daemon is lost before."""
+        joiner = PieceJoiner()
+        try:
+            for notification in connection.notifications():
+                records = joiner.flush() if notification.method == "log.end" else []
+                if notification.method == "log":
+                    records = joiner.join(inners(notification.params, "records"))
+                    self._after = word(notification.params, "position") or self._after
+                if records:
+                    self._progress.above(partial(self._writer.write, records))
+                if notification.method == "log.end":
+                    return True
+        except Unreachable:
+            if records := joiner.flush():
+                self._progress.above(partial(self._writer.write, records))
+        return False
+
+
+def print_calls(session: Session, task_id: str) -> None:
+    """Prints the tool calls of a task, oldest first."""
+    record = session.call("task.show", {"task": task_id, "calls": True})
+    calls = session.records(record, "calls", f'no tool calls of task "{task_id}" are kept')
+    if not calls:
+        return
+    session.print_records(calls, CALLS)
+    made = int(number(record, "tool_calls") or 0)
+    if made > len(calls):
+        session.note(f"{len(calls)} of {made} calls are kept")
+
+
+def _result(call: Record) -> str:
+    """Returns the text of a tool's result; of one without text its JSON."""
+    if call.get("result") is None:
+        return ""
+    result = inner(call, "result")
+    texts = [word(item, "text") for item in inners(result, "content") if item.get("text")]
+    return word(result, "text") or "\n".join(texts) or render.json_text(result, indent=False)
+
+
+CALLS = Table(
+    "AT TOOL OUTCOME TOOK=duration_s BYTES=size_bytes RESULT",
+    drop="BYTES",
+    sparse="RESULT",
+    right="TOOK BYTES",
+    result=_result,
+)

@@ -9,7 +9,7 @@ from corral.worker.contract.errors import InvalidParams
 
 from ..context import CommandGroup, Session, complete_names, option, toml_document
 from ..render import inner, inners, items, word
-from ..team_table import print_group, print_groups
+from ..status_table import print_group, print_groups
 
 RUN = {"run": "tasks.task"}
 """`corral team run` is `corral run`: the name says whether it is a team."""

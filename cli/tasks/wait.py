@@ -1,6 +1,7 @@
 """Waits for the end of a task over as many connections as it takes, and shows its progress on stderr.
 
-Used by `run`, `task wait` and `task follow`. Does not print results.
+Used by `run`, `task wait` and `task follow`. What a task streams is printed as it comes: text on stdout, other values on stderr, or
+all as JSON lines. The result is not: the caller prints it, if it is something else.
 """
 
 import sys
@@ -11,7 +12,7 @@ from typing import Literal
 
 from corral.worker.client.sync import Client
 from corral.worker.contract.errors import Conflict, InvalidParams, ShuttingDown, Unreachable
-from corral.worker.contract.jsonrpc import Notification
+from corral.worker.contract.jsonrpc import MAX_MESSAGE_BYTES, Notification
 
 from .. import render
 from ..context import ANSWER_S, Session, waiting_s
@@ -177,3 +178,68 @@ def share(facts: Mapping[str, object]) -> str:
 def has_ended(record: Mapping[str, object]) -> bool:
     """Returns True if the task of a record has ended."""
     return word(record, "state") in ENDED
+
+
+class PartPrinter:
+    """Prints the parts of one task, over as many connections and attempts as it takes."""
+
+    def __init__(self, session: Session, progress: TaskProgress, mode: Mode) -> None:
+        self._session = session
+        self._progress = progress
+        self._mode = mode
+        self._beginning: tuple[object, object] | None = None
+        self._text: list[str] = []
+        self._chars = 0
+        self._is_whole = True
+        """Whether all that was printed is the text of the present attempt from its beginning."""
+        self._is_midline = False
+
+    def show(self, notification: Notification) -> None:
+        """Prints a part, or else shows the progress."""
+        if notification.method != "task.part":
+            if not self._is_midline:  # the line that is rewritten would be that of the text
+                self._progress.show(notification)
+        elif self._mode == "json":
+            self._session.print_json(notification.params)
+            self._session.stdout.flush()
+        else:
+            self._show_part(notification.params)
+
+    def _show_part(self, facts: Mapping[str, object]) -> None:
+        beginning = (facts.get("attempt"), facts.get("delivery"))
+        if self._beginning not in (None, beginning):
+            self.end_line()
+            self._is_whole = False
+            self._progress.print(f"attempt {word(facts, 'attempt')} begins anew")
+        self._beginning = beginning
+        if lost := number(facts, "lost"):
+            self.end_line()
+            self._is_whole = False
+            self._progress.print(f"{lost:.0f} parts were lost: they came faster than they are read")
+        part = facts.get("part")
+        if not isinstance(part, str):
+            self.end_line()
+            self._progress.print(render.json_text(part, indent=False))
+        elif part:
+            self._progress.above(lambda: self._write(part))
+            self._chars += len(part)
+            self._is_whole = self._is_whole and self._chars <= MAX_MESSAGE_BYTES
+            if self._is_whole:
+                self._text.append(part)
+
+    def _write(self, text: str) -> None:
+        session = self._session
+        if session.is_terminal:
+            text = render.visible(text, keep_colours=session.colours)
+        session.stdout.write(text)
+        session.stdout.flush()
+        self._is_midline = not text.endswith("\n")
+
+    def end_line(self) -> None:
+        """Ends the line of the text, before something else is printed."""
+        if self._is_midline:
+            self._progress.above(lambda: self._write("\n"))
+
+    def has_printed(self, output: object) -> bool:
+        """Returns whether the text that was printed is this output."""
+        return self._is_whole and bool(self._text) and "".join(self._text) == output

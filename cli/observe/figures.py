@@ -1,4 +1,4 @@
-"""Implements `corral metrics`: the history of an agent, a server or the daemon, the present figures, and rankings."""
+"""Implements the commands that show figures: `metrics`, `stats`, `quota`, `cost`, and the states of `models` and `stores`."""
 
 import time
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from .. import render
-from ..context import Session, command, complete_agents, duration, moment, option
+from ..context import Session, between, command, complete_agents, duration, given, moment, option, selecting, selection
 from ..render import Record, Table, inner, inners, number, word
-from ..screen.samples import milliseconds
+from ..screen.samples import KINDS, milliseconds, overhead_line
 
 RANKINGS = ("best", "worst", "slowest", "expensive")
 
@@ -176,3 +176,152 @@ def _named(found: Record, nameless: str) -> dict[str, object]:
         "health_score": found.get("health_score"),
         "agents": found.get("agents"),
     }
+
+
+GROUPS = (*KINDS, "teams", "workflows")
+
+STATISTICS = Table(
+    "NAME UP=runtime.active SPAWNED=runtime.spawned TASKS=executor.total OK=executor.ok FAILED=executor.failed "
+    "CANCELLED=executor.cancelled CALLS=executor.tool_calls CALLS/MIN=executor.tool_calls_last_minute "
+    "AVERAGE P50 P99 MEMORY=process.memory_bytes CPU",
+    drop="CANCELLED AVERAGE SPAWNED UP CPU P50 CALLS/MIN CALLS",
+    right="UP SPAWNED TASKS OK FAILED CANCELLED CALLS CALLS/MIN AVERAGE P50 P99 MEMORY CPU",
+    average=lambda found: milliseconds(inner(found, "executor"), "average_ms"),
+    p50=lambda found: milliseconds(inner(found, "executor"), "p50_ms"),
+    p99=lambda found: milliseconds(inner(found, "executor"), "p99_ms"),
+    cpu=lambda found: milliseconds(inner(found, "process"), "cpu_ms"),
+)
+
+
+@command("stats")
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents)
+@selecting
+def stats(session: Session, names: tuple[str, ...], selector: tuple[str, ...]) -> None:
+    """Show numbers of tasks and tool calls since the start."""
+    document = session.call("statistics.show", selection(names, selector))
+    if session.printed_json(document):
+        return
+    named = [
+        {**render.as_record(found), "name": name} for group in GROUPS for name, found in inner(document, group).items()
+    ]
+    lifetime = render.duration(number(document, "uptime_s"))
+    session.print(f"since {session.at(word(document, 'since'))}, {lifetime} ago")
+    session.print_records([*named, {**document, "name": "(all)"}], STATISTICS)
+    session.print(overhead_line(document))
+
+
+@command("quota")
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents)
+@selecting
+def quota(session: Session, names: tuple[str, ...], selector: tuple[str, ...]) -> None:
+    """Show limits and what is used of each.
+
+    These are the limits of queues, calls, tokens and cost that the daemon holds; those of
+    processes are in status. A limit that is off is left out. REFUSED counts since the start
+    of the daemon. The limits of a tenant, whose name ends with a slash, stand before those
+    of its agents.
+    """
+    document = session.call("quota.list", selection(names, selector))
+    if not session.printed_json(document):
+        session.print_records(inners(document, "quotas"), QUOTAS)
+
+
+def _quota_amount(found: Record, key: str) -> str:
+    value = number(found, key)
+    return render.size(value) if word(found, "key").endswith("_bytes") else f"{value or 0:.12g}"
+
+
+QUOTAS = Table(
+    "NAME LIMIT=key VALUE USED WINDOW=window_s REFUSED",
+    drop="WINDOW REFUSED",
+    right="VALUE USED WINDOW REFUSED",
+    name=lambda found: f"{word(found, 'tenant')}/" if found.get("tenant") else word(found, "name", "(all)"),
+    value=lambda found: _quota_amount(found, "limit"),
+    used=lambda found: _quota_amount(found, "used"),
+)
+
+
+COST_GROUPS = ("agent", "session", "day", "hour", "tenant")
+
+
+@command(
+    "cost",
+    epilog="""\b
+Examples:
+  corral cost --since 24h
+  corral cost --by day --agent crawler
+  corral cost --by session --since 1h --json
+""",
+)
+@option(
+    "--by",
+    "Sum by this; days and hours are of UTC.",
+    type=click.Choice(COST_GROUPS),
+    default="agent",
+    show_default=True,
+)
+@option("--since T", "Count only tasks that ended since: 24h (ago), or a time.")
+@option("--until T", "Count only tasks that ended before this.")
+@option("--agent NAME", "Count only this agent.", shell_complete=complete_agents)
+def cost(session: Session, by: str, since: str | None, until: str | None, agent: str | None) -> None:
+    """Show tokens, cents and processor time of ended tasks.
+
+    Tokens and cents are what agents have reported. Sums stay when an agent is removed.
+    """
+    document = session.call("cost.list", given(by=by, agent=agent) | between(since, until))
+    if session.printed_json(document):
+        return
+    costs = inners(document, "costs")
+    if not costs:
+        session.note("no task has ended in this time")
+        return
+    first = ("AGENT", "SESSION") if by == "session" else ("FROM",) if by in ("day", "hour") else (by.upper(),)
+    header = (*first, "TASKS", "FAILED", "TOKENS", "CENTS", "CPU")
+    rows = [[*_cost_names(by, each), *_cost_figures(each)] for each in costs]
+    total = inner(document, "total")
+    if len(costs) > 1:
+        rows.append(["(all)", *[""] * (len(first) - 1), *_cost_figures(total)])
+    session.print_table(header, rows, droppable=("FAILED", "CPU"), right=header[len(first) :])
+
+
+def _cost_names(by: str, found: Record) -> list[str]:
+    if by == "session":
+        return [word(found, "name"), word(found, "session", "-")]
+    if by in ("day", "hour"):
+        at = word(found, "at")
+        return [at[:10] if by == "day" else f"{at[:13]}h".replace("T", " ")]
+    return [word(found, "name", "-")]
+
+
+def _cost_figures(found: Record) -> list[str]:
+    return [
+        word(found, "tasks"),
+        word(found, "failed"),
+        word(found, "tokens"),
+        f"{number(found, 'cost_cents') or 0:.12g}",
+        render.duration((number(found, "cpu_ms") or 0) / 1000),
+    ]
+
+
+MODELS = Table(
+    "NAME KIND STATE CALLS=calls_today FAILED=calls_failed_today ESTIMATED=calls_estimated_today TOKENS=tokens_today "
+    "CENTS=cost_cents_today USED_BY URL REASON",
+    drop="URL FAILED ESTIMATED",
+    cost_cents_today=lambda record: f"{number(record, 'cost_cents_today'):.2f}",
+)
+
+
+@command("models")
+def models(session: Session) -> None:
+    """List models, their agents, and today's tokens and cost."""
+    found = session.call("models.list", {})
+    nothing = "there are no models; declare one with [models.NAME] in the configuration"
+    session.print_list(found, "models", nothing, MODELS)
+
+
+@command("stores")
+def stores(session: Session) -> None:
+    """List stores and the agents that use them."""
+    found = session.call("store.list", {})
+    nothing = "there are no stores; declare one with [stores.NAME] in the configuration"
+    session.print_list(found, "stores", nothing, Table("NAME KIND STATE URL USED_BY REASON", drop="URL"))
