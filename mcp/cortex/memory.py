@@ -17,8 +17,7 @@ from typing import NamedTuple
 from corral.worker.contract.codec import encode
 from corral.worker.contract.errors import Conflict, InvalidParams, NotFound, ResourceLimitExceeded
 
-from .database import Store
-from .item import (
+from .database import (
     IN_NAMESPACE,
     ITEM,
     LIVE,
@@ -26,6 +25,7 @@ from .item import (
     Item,
     ItemRow,
     Row,
+    Store,
     is_whole,
     item_of,
     object_of,

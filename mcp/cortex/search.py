@@ -14,8 +14,7 @@ from typing import NamedTuple
 from corral.worker.contract.codec import encode
 from corral.worker.contract.errors import InvalidParams
 
-from .database import Store
-from .item import IN_NAMESPACE, ITEM, LIVE, Item, ItemRow, is_whole, item_of, plain_id, sha256
+from .database import IN_NAMESPACE, ITEM, LIVE, Item, ItemRow, Store, is_whole, item_of, plain_id, sha256
 
 MAX_FOUND_BYTES = 4 * 1024 * 1024
 """Bytes of all items of one page as JSON; the first one always fits."""

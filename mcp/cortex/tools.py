@@ -12,7 +12,7 @@ from typing import NamedTuple
 from corral.worker.contract.codec import as_array, as_object
 from corral.worker.contract.errors import InvalidParams
 
-from .item import Item
+from .database import Item
 from .memory import Memory
 
 

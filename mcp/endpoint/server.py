@@ -18,9 +18,8 @@ from corral.worker.contract.codec import as_object
 from corral.worker.contract.errors import CorralError, InvalidParams, MethodNotFound
 from corral.worker.contract.mcp_info import CAPABILITIES, TASKS_VERSION, capabilities
 
-from ..protocol.caller import NOBODY, Caller
 from ..protocol.catalog import Kind
-from ..protocol.input_required import MAX_ROUNDS, requires_input, too_many_rounds, with_input
+from ..protocol.forms import MAX_ROUNDS, requires_input, too_many_rounds, with_input
 from ..protocol.messages import (
     CALL,
     COMPLETE,
@@ -33,6 +32,7 @@ from ..protocol.messages import (
     LOG_LEVEL,
     META,
     MODERN_VERSIONS,
+    NOBODY,
     OURS,
     PING,
     READ,
@@ -40,15 +40,16 @@ from ..protocol.messages import (
     SUBSCRIBE,
     UNSUBSCRIBE,
     UPDATED,
+    Caller,
     Era,
 )
 from ..upstream.listing import KEYS, METHODS
-from .listens import MAX_SUBSCRIPTIONS, WANTED, ListChanges, Listens
-from .provider import Provider, TaskSource
 from .request import (
     LEVELS,
     ClientLink,
+    Provider,
     ServedRequest,
+    TaskSource,
     failed,
     is_unknown_tool,
     of_server,
@@ -56,7 +57,7 @@ from .request import (
     too_many,
     unsupported_version,
 )
-from .tasks import TaskRequests
+from .tasks import MAX_SUBSCRIPTIONS, WANTED, ListChanges, Listens, TaskRequests
 
 PAGE = 200
 """Number of entries of a list in one response."""

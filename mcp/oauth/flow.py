@@ -18,9 +18,8 @@ from corral.worker.contract.errors import InvalidParams, PermissionDenied, ToolF
 
 from ..protocol import dpop
 from . import client_auth, metadata
-from .challenge import Challenge, parse
 from .http import Http, Reply
-from .records import Answer, Client, Endpoints, Grant, Order, Pending, Settings
+from .records import Answer, Challenge, Client, Endpoints, Grant, Order, Pending, Settings, parse
 
 LOGIN_S = 600.0
 """Seconds that a person has for a login."""

@@ -27,17 +27,14 @@ from corral.worker.contract.errors import (
 )
 from corral.worker.contract.names import qualified
 
-from ..protocol.caller import NOBODY, Caller
 from ..protocol.catalog import FULL, KINDS, Access, Catalogue, Kind, admits, concerns
-from ..protocol.messages import CALL, COMPLETE, GET_PROMPT, READ, Tool
+from ..protocol.messages import CALL, COMPLETE, GET_PROMPT, NOBODY, READ, Caller, Tool
 from ..upstream import tool_tasks
 from ..upstream.session import Session
 from .backend import Backend, Concurrency, Process
 from .directory import MAX_NEAR, Directory, may_admit, not_allowed, tool_object
-from .dispatcher import Dispatcher, is_backing_off, too_late, within
-from .gate import Gate
+from .dispatcher import Dispatcher, Gate, is_backing_off, may_retry, too_late, within
 from .placement import Share
-from .retry import may_retry
 from .subscriptions import Subscribers
 from .validation import Validators
 

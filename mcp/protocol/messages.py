@@ -6,7 +6,8 @@ sessions, repeats the client's version and capabilities in the `_meta` of each r
 `server/discover`. A server's data is hostile input: invalid parts become a typed error or are left out.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
@@ -280,3 +281,24 @@ def _number(value: object) -> float | None:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Represents the caller of a request."""
+
+    name: str = ""
+    """Name in events, logs and errors: a worker's id, or a client such as `uid 1000`."""
+    sharer: str = ""
+    """Owner of processes where a server is not shared by all: an agent's name, or a client's identity."""
+    tenant: str = ""
+    capabilities: Mapping[str, object] = field(default_factory=dict[str, object])
+    """Its declared `ClientCapabilities` of MCP; a modern server receives them with the request."""
+    on_progress: Callable[[Progress], None] | None = None
+    on_message: Callable[[Mapping[str, object]], None] | None = None
+    """Takes the params of `notifications/message` that came while its request was the only one."""
+    ask: Callable[[str, Mapping[str, object]], Awaitable[object]] | None = None
+    """Answers a legacy server's request (sampling, elicitation, roots), by method and params; raises CorralError."""
+
+
+NOBODY = Caller()

@@ -35,8 +35,18 @@ from corral.worker.contract.jsonrpc import CANCELLED, MAX_MESSAGE_BYTES
 from ..protocol import messages
 from ..protocol.sse import EventStream
 from . import http_headers
-from .http_answers import error_answer, events, is_forgotten, pause_s, session_id
-from .http_client import CONNECT_S, STREAM_TYPE, HttpClient, head_of, whole_body
+from .http_client import (
+    CONNECT_S,
+    STREAM_TYPE,
+    HttpClient,
+    error_answer,
+    events,
+    head_of,
+    is_forgotten,
+    pause_s,
+    session_id,
+    whole_body,
+)
 from .http_token import TokenSource, asks, is_challenge
 
 URL_VARIABLE = "CORRAL_MCP_URL"

@@ -3,6 +3,10 @@
 A server process is shared by independent callers. Progress is routed to its request by a token. Log messages and
 requests of the server name no request: they are routed to a caller only while exactly one request is in flight. It
 knows methods and callers, but must not know a connection.
+
+A call in flight excuses the silence of a server; but calls to one that has proved silent excuse nothing, else a server
+that no longer reads would look busy as long as it is called. It has proved silent when a call ended without an answer
+and no message was received for `patience_s`.
 """
 
 import asyncio
@@ -15,8 +19,7 @@ from corral.worker.contract.codec import as_object
 from corral.worker.contract.errors import CorralError, InvalidParams, MethodNotFound
 from corral.worker.contract.jsonrpc import Request
 
-from ..protocol.caller import Caller
-from ..protocol.messages import RELAYED, Relay, read_progress
+from ..protocol.messages import RELAYED, Caller, Relay, read_progress
 
 _T = TypeVar("_T")
 
@@ -152,3 +155,53 @@ def _notify(listener: Callable[[_T], None], value: _T) -> None:
         listener(value)
     except CorralError as error:
         logger.warning("a caller was not notified of a message of an MCP server: %s", error)
+
+
+class Liveness:
+    """Tracks the messages and calls of one connection."""
+
+    def __init__(self, patience_s: float) -> None:
+        self.last_message_at = 0.0
+        """Time of the last valid message."""
+        self.rested_at = 0.0
+        """Time at which the last excusing call ended."""
+        self._patience_s = patience_s
+        self._asked_at: float | None = None  # the first call since the last message
+        self._in_flight = 0
+        self._no_excuses: set[int] = set()  # the calls in flight that excuse nothing, usually none
+        self._has_proved_silent = False
+        self._last_call = 0
+
+    @property
+    def is_excused(self) -> bool:
+        """Returns True if its silence is excused now."""
+        return self._in_flight > len(self._no_excuses)
+
+    def received(self, now: float) -> None:
+        """Records a valid message, which proves it alive: every call in flight is an excuse again."""
+        self.last_message_at = now
+        self._asked_at = now if self._in_flight else None
+        if self._has_proved_silent:
+            self._has_proved_silent = False
+            self._no_excuses.clear()
+
+    def began(self, now: float) -> int:
+        """Records a call and returns its number for `ended`."""
+        self._last_call += 1
+        self._in_flight += 1
+        if self._asked_at is None:
+            self._asked_at = now
+        if self._has_proved_silent:
+            self._no_excuses.add(self._last_call)
+        return self._last_call
+
+    def ended(self, call: int, now: float, *, is_answered: bool) -> None:
+        """Records the end of a call; unanswered after a timeout or a cancellation."""
+        self._in_flight -= 1
+        asked_at = self._asked_at
+        if not is_answered and asked_at is not None and now - asked_at >= self._patience_s:
+            self._has_proved_silent = True
+        if call in self._no_excuses:
+            self._no_excuses.discard(call)
+        elif self._in_flight == len(self._no_excuses):
+            self.rested_at = now

@@ -32,12 +32,10 @@ from corral.worker.contract.errors import (
 from corral.worker.contract.jsonrpc import CANCELLED, Foreign, Notification, Peer, Request
 
 from ..protocol import messages
-from ..protocol.caller import NOBODY, Caller
 from ..protocol.catalog import KINDS, Catalogue, Kind
-from ..protocol.messages import Era, Opened, Relay
-from .in_flight import Flight, Flights
+from ..protocol.messages import NOBODY, Caller, Era, Opened, Relay
+from .in_flight import Flight, Flights, Liveness
 from .listing import KINDS_OF, Inventory
-from .liveness import Liveness
 from .subscription import Subscriptions
 
 PROBE_S = 5.0

@@ -21,8 +21,7 @@ from corral.worker.contract.codec import as_object
 from corral.worker.contract.errors import CorralError, InvalidParams, Timeout, ToolFailed, from_wire
 from corral.worker.contract.mcp_info import TASKS_EXTENSION, TASKS_VERSION
 
-from ..protocol.caller import Caller
-from ..protocol.messages import CALL, RELAYED, Tool, read_result
+from ..protocol.messages import CALL, RELAYED, Caller, Tool, read_result
 from ..protocol.tasks import CANCEL_TASK, FINAL, GET_TASK, TASK_RESULT, UPDATE_TASK
 from .session import Session
 

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from corral.mcp.oauth.flow import perform
 from corral.mcp.oauth.records import Answer, GrantType, Order, Settings
-from corral.mcp.protocol.caller import Caller
+from corral.mcp.protocol.messages import Caller
 from corral.mcp.upstream.http_bridge import HEADERS_VARIABLE, URL_VARIABLE
 from corral.mcp.upstream.http_token import VARIABLE as ASKS_TOKENS
 from corral.mcp.upstream.session import Session

@@ -66,10 +66,9 @@ ROOMS_MAX = 14
 """Rooms of a group."""
 
 PURE = {
-    "mcp.oauth": "challenge metadata records",
+    "mcp.oauth": "metadata records",
     "mcp.pool": "placement",
     "mcp.protocol": "catalog",
-    "mcp.upstream": "liveness",
     "supervisor.agents.demand": "sizing",
     "supervisor.agents.kept": "record",
     "supervisor.agents.packages": "manifest",

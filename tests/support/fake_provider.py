@@ -4,9 +4,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from corral.mcp.protocol.caller import Caller
 from corral.mcp.protocol.catalog import Kind
-from corral.mcp.protocol.messages import Progress
+from corral.mcp.protocol.messages import Caller, Progress
 from corral.worker.contract.errors import CorralError, NotFound, ToolFailed
 
 REGIONAL: dict[str, object] = {

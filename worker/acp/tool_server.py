@@ -17,9 +17,8 @@ from typing import Protocol
 
 from corral import __version__
 from corral.mcp.endpoint.server import McpEndpoint
-from corral.mcp.protocol.caller import Caller
 from corral.mcp.protocol.catalog import Kind
-from corral.mcp.protocol.messages import CALL
+from corral.mcp.protocol.messages import CALL, Caller
 
 from ..contract.channel import Channel
 from ..contract.codec import as_array, as_object

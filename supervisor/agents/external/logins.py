@@ -11,8 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
-from corral.mcp.oauth.challenge import Challenge, parse
-from corral.mcp.oauth.records import Answer, Client, Grant, Order, Pending
+from corral.mcp.oauth.records import Answer, Challenge, Client, Grant, Order, Pending, parse
 from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.workers.lifecycle.state_machine import NEEDS_LOGIN
 from corral.worker.contract.errors import Conflict, CorralError, NotFound, Overloaded, PermissionDenied, ToolFailed

@@ -14,7 +14,7 @@ from pathlib import Path
 from weakref import WeakSet
 
 from corral import __version__
-from corral.mcp.protocol.caller import Caller
+from corral.mcp.protocol.messages import Caller
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.agent import Agent
 from corral.supervisor.api.group import ApiGroup

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from corral.mcp.pool.pool import Pool
-from corral.mcp.protocol.caller import Caller
 from corral.mcp.protocol.catalog import Kind
+from corral.mcp.protocol.messages import Caller
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.api.table.table import Control
 from corral.supervisor.config.spec.spec import Config

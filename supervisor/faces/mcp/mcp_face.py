@@ -17,8 +17,15 @@ from aiohttp import web
 
 from corral.mcp.endpoint.request import unsupported_version
 from corral.mcp.endpoint.server import McpEndpoint
-from corral.mcp.protocol.caller import Caller
-from corral.mcp.protocol.messages import BATCHING_VERSION, INITIALIZE, LEGACY_VERSIONS, LISTEN, META, MODERN_VERSIONS
+from corral.mcp.protocol.messages import (
+    BATCHING_VERSION,
+    INITIALIZE,
+    LEGACY_VERSIONS,
+    LISTEN,
+    META,
+    MODERN_VERSIONS,
+    Caller,
+)
 from corral.mcp.upstream import http_headers
 from corral.worker.contract import codec
 from corral.worker.contract.codec import as_array, as_object

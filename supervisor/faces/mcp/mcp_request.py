@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from aiohttp import web
 
-from corral.mcp.endpoint.provider import Provider, TaskSource
+from corral.mcp.endpoint.request import Provider, TaskSource
 from corral.mcp.protocol.messages import CALL, META
 from corral.worker.contract.codec import as_object
 from corral.worker.contract.errors import InvalidParams

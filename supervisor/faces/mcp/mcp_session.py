@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, cast
 
-from corral.mcp.endpoint.provider import Provider, TaskSource
+from corral.mcp.endpoint.request import Provider, TaskSource
 from corral.mcp.endpoint.server import McpEndpoint
-from corral.mcp.protocol.caller import Caller
+from corral.mcp.protocol.messages import Caller
 from corral.worker.contract.codec import as_object
 from corral.worker.contract.errors import (
     CorralError,

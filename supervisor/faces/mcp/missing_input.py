@@ -6,7 +6,7 @@ person's response. The check of the input refuses a call that lacks one even the
 
 from collections.abc import Mapping
 
-from corral.mcp.protocol.caller import Caller
+from corral.mcp.protocol.messages import Caller
 from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.tasks.worker_api.exposed import Receiver
 from corral.worker.contract import codec

@@ -8,8 +8,8 @@ each request: a reload counts from the next one on.
 
 from collections.abc import Iterator, Mapping
 
-from corral.mcp.protocol.caller import Caller
 from corral.mcp.protocol.catalog import FULL, OWNERS, Access
+from corral.mcp.protocol.messages import Caller
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.config.spec.spec import Profile
 from corral.supervisor.tasks.run.backlog import Entry

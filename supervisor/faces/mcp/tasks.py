@@ -14,7 +14,7 @@ from datetime import datetime
 
 import msgspec
 
-from corral.mcp.protocol.caller import Caller
+from corral.mcp.protocol.messages import Caller
 from corral.mcp.protocol.tasks import FINAL, McpTask, TaskStatus
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.api.table.table import Control

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 
 from corral import __version__
 from corral.mcp.endpoint.server import McpEndpoint
-from corral.mcp.protocol.caller import Caller
+from corral.mcp.protocol.messages import Caller
 from corral.supervisor.api.table.table import Control
 from corral.supervisor.tasks.run.buffer import METHOD as PART
 from corral.supervisor.tenants.quotas.connections import Clients, allowed

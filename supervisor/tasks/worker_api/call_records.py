@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec import Struct
 
 from corral.mcp.pool.directory import SEPARATOR
-from corral.mcp.protocol.caller import Caller
+from corral.mcp.protocol.messages import Caller
 from corral.supervisor.agents.running.registry import Registry
 from corral.supervisor.config.secrets.secrets import masked, masked_address
 from corral.supervisor.config.spec.spec import Spec

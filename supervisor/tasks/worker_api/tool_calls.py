@@ -16,9 +16,9 @@ from functools import lru_cache
 from corral.mcp.pool.directory import SEPARATOR
 from corral.mcp.pool.pool import Pool
 from corral.mcp.protocol import forms
-from corral.mcp.protocol.caller import Caller
 from corral.mcp.protocol.catalog import FULL, Access
-from corral.mcp.protocol.input_required import MAX_ROUNDS, requires_input, too_many_rounds, with_input
+from corral.mcp.protocol.forms import MAX_ROUNDS, requires_input, too_many_rounds, with_input
+from corral.mcp.protocol.messages import Caller
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.records.telemetry.tracing import Tracing

@@ -14,9 +14,8 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from corral.mcp.oauth import metadata
-from corral.mcp.oauth.challenge import Challenge, parse
 from corral.mcp.oauth.flow import perform
-from corral.mcp.oauth.records import Grant, Order, Pending, Settings
+from corral.mcp.oauth.records import Challenge, Grant, Order, Pending, Settings, parse
 from corral.mcp.protocol import dpop
 from corral.supervisor.config.declared.oauth import oauth_table
 from corral.supervisor.config.decoding.values import Refused

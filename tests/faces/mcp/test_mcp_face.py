@@ -22,8 +22,7 @@ from mcp.shared._httpx_utils import create_mcp_http_client
 
 import mcp
 from corral.mcp.endpoint.request import ProtocolError
-from corral.mcp.protocol.caller import Caller
-from corral.mcp.protocol.messages import META
+from corral.mcp.protocol.messages import META, Caller
 from corral.mcp.upstream import http_headers
 from corral.supervisor.faces.http.admission import address_of
 from corral.supervisor.faces.http.answers import MAX_BODY_BYTES

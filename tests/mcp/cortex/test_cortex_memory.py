@@ -15,8 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from corral.mcp.cortex.command import command
-from corral.mcp.cortex.database import SCHEMA_VERSION, STEPS, WAL_BYTES, Store
-from corral.mcp.cortex.item import Item
+from corral.mcp.cortex.database import SCHEMA_VERSION, STEPS, WAL_BYTES, Item, Store
 from corral.mcp.cortex.memory import MAX_ITEM_BYTES, Memory, Quota
 from corral.mcp.cortex.search import MAX_TERMS
 from corral.worker.contract.errors import (

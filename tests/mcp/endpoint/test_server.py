@@ -10,9 +10,8 @@ import pytest
 import uvloop
 
 from corral.mcp.endpoint.server import PAGE, McpEndpoint
-from corral.mcp.protocol.caller import Caller
-from corral.mcp.protocol.input_required import MAX_ROUNDS
-from corral.mcp.protocol.messages import LEGACY_VERSIONS, META, Progress
+from corral.mcp.protocol.forms import MAX_ROUNDS
+from corral.mcp.protocol.messages import LEGACY_VERSIONS, META, Caller, Progress
 from corral.worker.contract.errors import (
     Conflict,
     CorralError,

@@ -13,11 +13,9 @@ from msgspec.structs import replace
 
 from corral.mcp.pool.backend import Concurrency, Settings
 from corral.mcp.pool.directory import Directory, name_seen, near_names
-from corral.mcp.pool.gate import Gate
+from corral.mcp.pool.dispatcher import UNSENT_RETRIES, Gate, may_retry
 from corral.mcp.pool.placement import Phase, Share
 from corral.mcp.pool.pool import Pool, may_overlap
-from corral.mcp.pool.retry import UNSENT_RETRIES, may_retry
-from corral.mcp.protocol.caller import NOBODY, Caller
 from corral.mcp.protocol.catalog import (
     FULL,
     KINDS,
@@ -30,7 +28,7 @@ from corral.mcp.protocol.catalog import (
     exposed_uris,
     template_matches,
 )
-from corral.mcp.protocol.messages import Era, Progress, Tool, eras_to_try
+from corral.mcp.protocol.messages import NOBODY, Caller, Era, Progress, Tool, eras_to_try
 from corral.mcp.upstream.session import Session
 from corral.worker.contract.errors import (
     Conflict,

@@ -15,8 +15,7 @@ import uvloop
 from aiohttp import web
 from yarl import URL
 
-from corral.mcp.protocol.caller import Caller
-from corral.mcp.protocol.messages import META, Progress
+from corral.mcp.protocol.messages import META, Caller, Progress
 from corral.mcp.protocol.sse import Event, EventStream
 from corral.mcp.upstream import http_headers
 from corral.mcp.upstream.http_bridge import HEADERS_VARIABLE, MAX_RESUMES, URL_VARIABLE, HttpBridge, Lost

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from corral.mcp.protocol.caller import NOBODY, Caller
-from corral.mcp.protocol.messages import META, Progress
+from corral.mcp.protocol.messages import META, NOBODY, Caller, Progress
 from corral.mcp.upstream.session import Session
 from corral.worker.contract.errors import Cancelled, CorralError, Overloaded, Timeout
 from corral.worker.contract.jsonrpc import Foreign

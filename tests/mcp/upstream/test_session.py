@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from corral.mcp.protocol.caller import Caller
 from corral.mcp.protocol.catalog import Catalogue
-from corral.mcp.protocol.messages import LEGACY_VERSIONS, Progress
+from corral.mcp.protocol.messages import LEGACY_VERSIONS, Caller, Progress
 from corral.mcp.upstream.listing import MAX_PAGES, RELIST_PAUSE_S
 from corral.mcp.upstream.session import Session
 from corral.worker.contract.errors import CorralError, InvalidParams, ResourceLimitExceeded, Timeout, ToolFailed

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from corral.mcp.upstream.liveness import Liveness
+from corral.mcp.upstream.in_flight import Liveness
 from corral.supervisor.config.spec.probe_spec import Check
 from corral.supervisor.workers.lifecycle import health_check
 from corral.supervisor.workers.lifecycle.health_check import (
