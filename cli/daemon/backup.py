@@ -119,7 +119,6 @@ def restore(session: Session, file: str, check: bool, replace: bool, state_dir: 
     The state takes effect when corrald starts the next time. It may run meanwhile: then restart it.
     """
     admit_msgspec()
-    from corral.supervisor.records.backup import restore as restoring  # noqa: PLC0415 - start-up time
     from corral.supervisor.records.backup import staging  # noqa: PLC0415 - start-up time
     from corral.supervisor.workers.process import host_facts  # noqa: PLC0415 - start-up time
 
@@ -133,7 +132,7 @@ def restore(session: Session, file: str, check: bool, replace: bool, state_dir: 
     state = state_dir or os.environ.get("CORRAL_STATE_DIR")
     folder = Path(state or host_facts.default_state_dir(os.environ, os.getuid()))
     place = Path(config or default_path(os.environ, os.getuid()))
-    done = restoring.restore(Path(file), folder.absolute(), place.absolute(), replace=replace)
+    done = staging.restore(Path(file), folder.absolute(), place.absolute(), replace=replace)
     _print_restored(session, "restored", done.manifest, done.audit_records, str(folder))
     if session.json:
         return

@@ -1,8 +1,9 @@
-"""Unpacks an archive beside the state, checks it whole, and marks it for the next start of the daemon.
+"""Restores an archive: unpacks it beside the state, checks it whole, and marks it for the next start of the daemon.
 
 Guarantees that nothing is written outside the staging folder, that it has at most what the manifest says and the disk
 has room for, and that the mark comes last: a restoration that is killed before has no effect. The state itself is
-moved by `adoption`.
+moved by `adoption`. Configuration files are put in place, in the folder of the configuration file alone; nothing which
+differs is overwritten unless that is asked for, and is kept beside then.
 """
 
 import contextlib
@@ -11,8 +12,10 @@ import pwd
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Generator
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from urllib.parse import quote
@@ -24,9 +27,9 @@ from corral.worker.contract.errors import Conflict, Corrupted, NotFound, Permiss
 
 from ..audit.hash_chain import CHAIN, SLICE, Chain, ChainVerifier, Position, integer, to_bytes
 from ..store.schema import APPLICATION_ID, MIGRATIONS
-from .adoption import MARK, NEW, STAGING, Mark
+from .adoption import MARK, NEW, PLAN, STAGING, Mark
 from .archive import Manifest, Member, Reader
-from .snapshot import STORE
+from .snapshot import BEFORE, STORE
 
 SPARE_BYTES = 16 * 1024 * 1024
 """Bytes of the disk that stay free beside what is unpacked."""
@@ -248,3 +251,88 @@ def _sync_all(folder: Path) -> None:
             finally:
                 os.close(fd)
         sync_folder(Path(above))
+
+
+@dataclass
+class Restored:
+    """Describes what a restoration has done; the state takes effect with the next start of the daemon."""
+
+    manifest: Manifest
+    audit_records: int
+    config: list[str] = field(default_factory=list[str])
+    """Configuration files that were written."""
+    kept: list[str] = field(default_factory=list[str])
+    """Files that were there, under their new names."""
+    elsewhere: list[str] = field(default_factory=list[str])
+    """Files of the configuration that were in other folders, and are left in the archive."""
+
+
+def restore(file: Path, state_dir: Path, config: Path, *, replace: bool) -> Restored:
+    """Restores an archive, where the state folder is empty or `replace` is true."""
+    _check_own(state_dir)
+    if (state_dir / STAGING / PLAN).exists():
+        words = "an earlier one has begun to take effect: start corrald, which ends it"
+        raise Conflict(f'cannot restore "{file}": {words}', path=str(state_dir), reason="adopting")
+    if not replace and (state_dir / STORE).exists():
+        words = f'"{state_dir}" has a state; --replace keeps that beside'
+        raise Conflict(f'cannot restore "{file}": {words}', path=str(state_dir), reason="has-state")
+    checked = stage(file, state_dir)
+    restored = Restored(checked.manifest, checked.audit_records)
+    try:
+        _put_config(restored, state_dir / STAGING, config, file, replace=replace)
+        commit(state_dir, checked.manifest)
+    except BaseException:
+        forget(state_dir)
+        raise
+    return restored
+
+
+def is_waiting(state_dir: Path) -> bool:
+    """Returns whether a restored state waits for the next start."""
+    return (state_dir / STAGING / MARK).exists()
+
+
+def _check_own(state_dir: Path) -> None:
+    if not state_dir.exists():
+        return
+    owner = state_dir.stat().st_uid
+    if os.geteuid() not in (0, owner):
+        text = f'cannot restore into "{state_dir}": it belongs to uid {owner}; run this as that user, or as root'
+        raise PermissionDenied(text, path=str(state_dir), reason="foreign")
+
+
+def _put_config(restored: Restored, staging: Path, config: Path, file: Path, *, replace: bool) -> None:
+    """Puts the configuration file at `config`, and those of its folder beside it."""
+    manifest = restored.manifest
+    moves: list[tuple[Path, Path]] = []
+    for each in manifest.files:
+        root, _, rest = each.path.partition("/")
+        if root == "elsewhere":
+            restored.elsewhere.append(each.origin or each.path)
+        elif root == "config":
+            place = config if each.path == manifest.config else config.parent / rest
+            moves.append((staging / each.path, place))
+    changed = [(new, place) for new, place in moves if not _is_same(new, place)]
+    present = [place for _, place in changed if os.path.lexists(place)]
+    if present and not replace:
+        words = f'"{present[0]}" is there, and differs; --replace keeps it beside'
+        raise Conflict(f'cannot restore "{file}": {words}', path=str(present[0]), reason="has-config")
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    for new, place in changed:
+        place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        part = place.with_name(f".{place.name}.restored")
+        part.unlink(missing_ok=True)
+        shutil.copy2(new, part)
+        if os.path.lexists(place):
+            kept = place.with_name(f"{place.name}.{BEFORE}{stamp}")
+            os.link(place, kept, follow_symlinks=False)
+            restored.kept.append(str(kept))
+        part.rename(place)
+        restored.config.append(str(place))
+
+
+def _is_same(new: Path, place: Path) -> bool:
+    try:
+        return place.is_file() and new.read_bytes() == place.read_bytes()
+    except OSError:
+        return False

@@ -4,6 +4,6 @@ Guarantees that a turn of a session is durable together with the end of its task
 and bytes hold exactly; and that a damaged record is reported, never returned. Contents are cached in bounded memory.
 Knows nothing of queues and workers: the tasks restore a session and hand its changes back.
 
-Begin with `sessions` (restore, keep, clear). `session` is one session and its turns (pure), `table` its rows in the store,
+Begin with `sessions` (restore, keep, clear). `session` is one session and its turns (pure), and the cache, `table` its rows in the store,
 `key_value` the values by key. The cortex server (`corral/mcp/cortex`) is another memory, for MCP clients.
 """

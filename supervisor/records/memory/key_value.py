@@ -15,9 +15,7 @@ from corral.worker.contract import codec
 from corral.worker.contract.errors import Corrupted, InvalidParams, ResourceLimitExceeded
 
 from ..store.store import Row, Step, Store
-from .overflow import Entry
-from .pooling import Claim
-from .rows import OF_AGENTS, count_keys, names, remove_keys, usage_of
+from .pooling import OF_AGENTS, Claim, Entry, count_keys, names, remove_keys, usage_of
 
 MAX_VALUE_BYTES = 1024 * 1024
 """Bytes of the largest value, as JSON."""

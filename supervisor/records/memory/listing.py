@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable
 from corral.worker.contract.names import tenant_of
 
 from ..events.bus import rfc3339
-from ..store.names import names_in, one_of
-from ..store.store import Row, Store, moment_of, number_of
+from ..store.store import Row, Store, moment_of, names_in, number_of, one_of
 from .sessions import Memory
 
 LIST_MAX = 10_000

@@ -28,10 +28,9 @@ from corral.worker.contract.worker_messages import MemoryDelta
 
 from ..events.bus import Bus, rfc3339
 from ..store.store import Statement, Store, moment_of, number_of
-from .cache import ContentCache, HeldSession
 from .key_value import KeyValues, RemoveKeys
 from .pooling import Bounds, Claim, Membership, Name
-from .session import SessionState, encoded, read
+from .session import ContentCache, HeldSession, SessionState, encoded, read
 from .table import SELECT, AppendTurn, Compact, Remove, Replace, accessed, ending, named, record_of, stored
 
 INLINE_BYTES = 64 * 1024

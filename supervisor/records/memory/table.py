@@ -16,11 +16,8 @@ from corral.worker.contract.errors import CorralError, Corrupted
 
 from ..store.sealed import seal
 from ..store.store import Row, Statement, Step, moment_of, number_of
-from .cache import HeldSession
-from .overflow import Entry
-from .pooling import Claim, Name
-from .rows import remove_session
-from .session import SessionState, StoredSession, Turn, decoded, encoded, read
+from .pooling import Claim, Entry, Name, remove_session
+from .session import HeldSession, SessionState, StoredSession, Turn, decoded, encoded, read
 
 logger = logging.getLogger(__name__)
 

@@ -5,6 +5,5 @@ within seconds instead of waiting without end; that one daemon at a time has the
 migrated when they are opened. Knows nothing of the meaning of the rows.
 
 Begin with `store` (write, post, read); `schema` is the file, its tables and migrations. `batch` writes many rows with one
-statement, `sealed` detects damage in stored records, `incarnations` numbers the lives of workers,
-`names` finds the agents that a table has rows of.
+statement, `sealed` detects damage in stored records, `incarnations` numbers the lives of workers.
 """

@@ -1,4 +1,4 @@
-"""Opens the file of the store: defines its tables, migrates an older file, and translates the errors of SQLite.
+"""Opens the file of the store: defines its tables and views, migrates an older file, and translates the errors of SQLite.
 
 A file that is damaged, of a newer version, or another program's is refused before anything is changed in it. Nothing
 here knows of commits, threads, or the meaning of rows.
@@ -9,14 +9,94 @@ import errno
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
 from corral.worker.contract.errors import Conflict, CorralError, Overloaded, PermissionDenied
 
-from . import views
+_TENANT = "CASE instr({0}, '/') WHEN 0 THEN '' ELSE substr({0}, 1, instr({0}, '/') - 1) END"
+_TIME = "strftime('%Y-%m-%dT%H:%M:%SZ', {0}, 'unixepoch')"
+
+
+def _tenant(column: str) -> str:
+    return _TENANT.format(column)
+
+
+def _time(column: str) -> str:
+    return _TIME.format(column)
+
+
+VIEWS: Mapping[str, str] = {
+    "organization_runtimes": f"""
+        SELECT tenant, COUNT(DISTINCT agent) AS agents, SUM(tasks) AS tasks, SUM(failed) AS failed,
+            SUM(tokens) AS tokens, SUM(cost_cents) AS cost_cents, MAX(size_bytes) AS memory_bytes
+        FROM (
+            SELECT {_tenant("agent")} AS tenant, agent, tasks, failed, tokens, cost_cents, 0 AS size_bytes FROM cost
+            UNION ALL
+            SELECT {_tenant("agent")}, agent, 0, 0, 0, 0.0,
+                SUM(size_bytes + session_bytes) OVER (PARTITION BY {_tenant("agent")}) FROM memory_usage
+        ) GROUP BY tenant
+    """,
+    "memory_pools": f"""
+        SELECT {_tenant("agent")} AS tenant, agent, sessions, session_bytes, keys, size_bytes AS key_bytes,
+            size_bytes + session_bytes AS used_bytes FROM memory_usage
+    """,
+    "memory_sessions": f"""
+        SELECT {_tenant("agent")} AS tenant, agent, session, turns, messages, size_bytes,
+            {_time("created_at")} AS created_at, {_time("accessed_at")} AS accessed_at,
+            {_time("expires_at")} AS expires_at FROM session
+    """,
+    "memory_keys": f"""
+        SELECT {_tenant("agent")} AS tenant, agent, session, key, CAST(value AS TEXT) AS value,
+            {_time("updated_at")} AS updated_at, {_time("expires_at")} AS expires_at FROM memory
+    """,
+    "checkpoints": f"""
+        SELECT {_tenant("agent")} AS tenant, id, agent, worker, task, reason, size_bytes, revision,
+            {_time("at")} AS at FROM checkpoint
+    """,
+    "packages": f"""
+        SELECT {_tenant("name")} AS tenant, name AS package_id, version, substr(digest, -64) AS digest FROM package
+    """,
+    "package_deployments": f"""
+        SELECT number, {_tenant("agent")} AS tenant, agent, digest FROM deployment
+    """,
+    "tasks": f"""
+        SELECT {_tenant("agent")} AS tenant, id, agent, state, priority, attempt, parent,
+            {_time("created_at")} AS created_at, {_time("finished_at")} AS finished_at FROM task
+    """,
+    "runtime_metrics": f"""
+        SELECT {_tenant("agent")} AS tenant, agent, session, {_time("hour * 3600")} AS hour, tasks, failed, tokens,
+            cost_cents, cpu_ms FROM cost
+    """,
+}
+"""Statements of the views that people may query in a copy (docs/reference/store.md), by name. They stay while the tables behind them change:
+columns are added at the end of a view. Times are UTC, as text."""
+
+
+def drop_views(connection: sqlite3.Connection) -> None:
+    """Drops the views, so that a migration may change the tables behind them."""
+    rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'view'").fetchall()
+    for (name,) in rows:
+        connection.execute(f'DROP VIEW "{name}"')
+
+
+def create_views(connection: sqlite3.Connection) -> None:
+    """Creates the views, which do not exist yet."""
+    for name, statement in VIEWS.items():
+        connection.execute(_creation(name, statement))
+
+
+def views_are_current(connection: sqlite3.Connection) -> bool:
+    """Returns whether the views in the file are these."""
+    rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'view'").fetchall()
+    return dict(rows) == {name: _creation(name, each) for name, each in VIEWS.items()}
+
+
+def _creation(name: str, statement: str) -> str:
+    return f"CREATE VIEW {name} AS {statement.strip()}"
+
 
 BUSY_TIMEOUT_S = 5.0
 """Seconds to wait for a foreign lock (a backup tool)."""
@@ -331,15 +411,15 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> int:
     _rewrite(connection)
     connection.execute("BEGIN IMMEDIATE")
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    is_shown = version == len(MIGRATIONS) and views.are_current(connection)
+    is_shown = version == len(MIGRATIONS) and views_are_current(connection)
     if not is_shown:
-        views.drop(connection)
+        drop_views(connection)
     for number, script in enumerate(MIGRATIONS[version:], version + 1):
         for statement in statements(script):  # not executescript(): it would commit first
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {number}")
     if not is_shown:
-        views.create(connection)
+        create_views(connection)
     connection.execute(
         "INSERT INTO meta (key, value) VALUES ('generation', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1"
     )

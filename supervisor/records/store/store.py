@@ -20,14 +20,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
 from corral.worker.contract.errors import Overloaded, ShuttingDown
 
-from .refusals import Refusals
 from .schema import RETRY_AFTER_S, open_database, primary_code, typed_error
 
 Params: TypeAlias = Sequence[object] | Mapping[str, object]
@@ -131,6 +130,38 @@ def _of_many(sql: str, rows: int) -> str:
     before, values, after = sql.partition(" VALUES ")
     marks, closing, rest = after.partition(")")
     return f"{before}{values}{', '.join([marks + closing] * rows)}{rest}"
+
+
+QUIET_S = 5.0
+"""Seconds without a refusal after which a store that has written something is sound again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """Decides whether the disk refuses what is to be stored: from a refusal until writing has worked, and nothing was refused, for a while.
+
+    A full disk takes a small write now and then: judged by each write alone, the store would fail and recover every second. Times
+    are those of the monotonic clock.
+    """
+
+    reason: str | None = None
+    """Why something was refused, until the store is sound again."""
+    refused_at_s: float = 0.0
+    is_written: bool = False
+    """Whether something was written since."""
+
+    def refused(self, now_s: float, reason: str) -> "Refusals":
+        """Returns the state after a refusal."""
+        return Refusals(reason, now_s)
+
+    def written(self) -> "Refusals":
+        """Returns the state after a write that is on disk."""
+        return self if self.reason is None or self.is_written else replace(self, is_written=True)
+
+    def at(self, now_s: float) -> "Refusals":
+        """Returns the state at that time."""
+        is_over = self.is_written and now_s - self.refused_at_s >= QUIET_S
+        return Refusals() if is_over else self
 
 
 @dataclass(slots=True)
@@ -527,3 +558,18 @@ def _size_bytes(params: Params) -> int:
         kind = type(value)
         size_bytes += len(value) if kind is bytes or kind is str else 8  # type: ignore[arg-type]  # its type is known
     return size_bytes
+
+
+async def names_in(store: Store, table: str, is_wanted: Callable[[str], bool]) -> list[str]:
+    """Returns the wanted ones of the agents that a table has rows of, in order; an index of it begins with `agent`."""
+    rows = await store.read(
+        f"WITH RECURSIVE each(agent) AS (SELECT MIN(agent) FROM {table} UNION ALL"
+        f" SELECT (SELECT MIN(agent) FROM {table} WHERE agent > each.agent) FROM each"
+        " WHERE each.agent IS NOT NULL) SELECT agent FROM each WHERE agent IS NOT NULL"
+    )
+    return [str(agent) for (agent,) in rows if is_wanted(str(agent))]
+
+
+def one_of(column: str, names: list[str]) -> str:
+    """Returns the condition that a column has one of these names, each a mark; of no name it is false."""
+    return f"{column} IN ({', '.join('?' * len(names))})"

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from .otlp import TIMEOUT_S, Origin
-from .spans import Kind, Span
+from .tracing import Kind, Span
 
 QUEUE_SPANS = 8192
 """Number of spans that wait to be exported, in the queue of the SDK and in the batch that is being sent."""

@@ -13,7 +13,7 @@ from opentelemetry.trace import TraceFlags
 from corral.worker.contract import codec
 
 from .otlp import TIMEOUT_S, Origin
-from .spans import unix_ns
+from .tracing import unix_ns
 
 SEVERITIES = {
     "trace": SeverityNumber.TRACE,

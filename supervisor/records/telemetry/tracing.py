@@ -1,20 +1,213 @@
 """Passes the trace context of tasks on, and with `[telemetry] otlp` makes their spans.
 
 `Tracing` is what other rooms call: without telemetry it hands on what a caller gave, which costs nothing. `Tracer` makes a span of
-each task, attempt and tool call when it has ended. It must not know the SDK, nor a collector.
+each task, attempt and tool call when it has ended. Names and attributes are those of OpenTelemetry's semantic conventions for
+generative AI and MCP; those that they do not have begin with `corral.`. It must not know the SDK, nor a collector.
 """
 
 import secrets
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from typing import Literal, NamedTuple
 
 from corral.worker.contract.errors import CorralError
 from corral.worker.contract.records import Task
 from corral.worker.contract.trace_context import TraceContext, is_silent, parse
 
-from . import spans
-from .spans import Span
+Kind = Literal["internal", "server", "client"]
+
+Attributes = Mapping[str, str | int | float | bool]
+
+MESSAGE_CHARS = 300
+"""Characters of an error's message in a span."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Span(NamedTuple):
+    """Represents a span that has ended; times are in nanoseconds of the Unix epoch.
+
+    `parent` is the id of the span above it, "" where there is none. `error` is the name of the error with which it has ended, "" without one.
+    """
+
+    name: str
+    context: TraceContext
+    parent: str
+    kind: Kind
+    start_ns: int
+    end_ns: int
+    attributes: Attributes
+    error: str = ""
+    message: str = ""
+
+
+def task_context(task: Task) -> TraceContext:
+    """Returns the context of a task's span.
+
+    Its trace is that of its caller, else its own.
+    """
+    above = parse(task.traceparent)
+    found = _digest(task.id, task.created_at)
+    if above is not None:
+        return TraceContext(above.trace, found[:16], above.flags)
+    return TraceContext(_digest("trace", task.id, task.created_at), found[:16])
+
+
+def attempt_context(task: Task) -> TraceContext:
+    """Returns the context of the attempt that is under way; of a team or workflow that of the task, since it has none."""
+    context = task_context(task)
+    if not task.delivery or task.kind not in ("task", "job"):
+        return context
+    return context._replace(span=_digest(task.id, task.created_at, str(task.delivery))[:16])
+
+
+def task_spans(task: Task) -> list[Span]:
+    """Returns the spans of a task that has ended: its own, and that of its last attempt, or of its wait for one."""
+    context = task_context(task)
+    if not context.is_sampled:
+        return []
+    above = parse(task.traceparent)
+    start_ns, end_ns = unix_ns(task.created_at), unix_ns(task.finished_at or task.created_at)
+    error, message = "", ""
+    if task.error is not None:
+        error, message = task.error.name, task.error.message[:MESSAGE_CHARS]
+    operation = "invoke_workflow" if task.kind == "workflow" else "invoke_agent"
+    attributes: dict[str, str | int | float | bool] = {
+        "gen_ai.operation.name": operation,
+        "gen_ai.agent.name": task.agent,
+        "corral.task.id": task.id,
+        "corral.task.kind": task.kind,
+        "corral.task.state": task.state,
+        "corral.task.attempts": task.attempt,
+        "corral.task.tool_calls": task.tool_calls,
+        "corral.task.tokens_used": task.tokens_used,
+        "corral.task.cost_cents": task.cost_cents,
+    }
+    if task.session is not None:
+        attributes["gen_ai.conversation.id"] = task.session
+    if task.parent is not None:
+        attributes["corral.task.parent"] = task.parent
+    if task.step:
+        attributes["corral.task.step"] = task.step
+    is_remote = above is not None and task.parent is None
+    own = Span(
+        f"{operation} {task.agent}",
+        context,
+        "" if above is None else above.span,
+        "server" if is_remote else "internal",
+        start_ns,
+        end_ns,
+        attributes,
+        error,
+        message,
+    )
+    if task.started_at is None:
+        return [own, _wait(task, context, end_ns)]
+    if task.kind not in ("task", "job"):
+        return [own]
+    return [own, _attempt(task, context, end_ns, (error, message))]
+
+
+def wait_span(task: Task) -> Span | None:
+    """Returns the span of a task's wait for its first attempt, which begins; None of a later one."""
+    context = task_context(task)
+    if not context.is_sampled or task.delivery > 1 or task.started_at is None:
+        return None
+    return _wait(task, context, unix_ns(task.started_at))
+
+
+def failed_attempt(task: Task, now_ns: int, error: str, message: str) -> Span | None:
+    """Returns the span of an attempt that another one follows."""
+    context = task_context(task)
+    if not context.is_sampled or task.started_at is None:
+        return None
+    return _attempt(task, context, now_ns, (error, message[:MESSAGE_CHARS]))
+
+
+def tool_span(
+    context: TraceContext,
+    parent: str,
+    times_ns: tuple[int, int],
+    *,
+    tool: str,
+    server: str,
+    task: str | None,
+    outcome: str,
+) -> Span:
+    """Returns the span of a tool call that has ended."""
+    attributes = {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": tool,
+        "mcp.method.name": "tools/call",
+        "corral.mcp.server": server,
+        "corral.tool.outcome": outcome,
+    }
+    if task is not None:
+        attributes["corral.task.id"] = task
+    error = "" if outcome == "ok" else "tool_error" if outcome == "error" else outcome
+    return Span(f"execute_tool {tool}", context, parent, "client", *times_ns, attributes, error)
+
+
+def model_span(
+    context: TraceContext,
+    parent: str,
+    times_ns: tuple[int, int],
+    *,
+    model: str,
+    provider: str,
+    task: str | None,
+    agent: str,
+    tokens: tuple[int, int],
+    outcome: str,
+) -> Span:
+    """Returns the span of a call of a model that has ended; `tokens` are those of its input and of its output."""
+    attributes: dict[str, str | int | float | bool] = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": provider,
+        "gen_ai.request.model": model,
+        "gen_ai.agent.name": agent,
+        "gen_ai.usage.input_tokens": tokens[0],
+        "gen_ai.usage.output_tokens": tokens[1],
+        "corral.model.outcome": outcome,
+    }
+    if task is not None:
+        attributes["corral.task.id"] = task
+    return Span(f"chat {model}", context, parent, "client", *times_ns, attributes, "" if outcome == "ok" else outcome)
+
+
+def unix_ns(stamp: str) -> int:
+    """Returns the nanoseconds of a time in RFC 3339."""
+    return (datetime.fromisoformat(stamp) - _EPOCH) // _MICROSECOND * 1000
+
+
+def _wait(task: Task, context: TraceContext, end_ns: int) -> Span:
+    start_ns = unix_ns(task.created_at)
+    own = context._replace(span=_digest("wait", task.id, task.created_at)[:16])
+    attributes: dict[str, str | int | float | bool] = {"corral.task.id": task.id}
+    attributes["corral.task.priority"] = task.priority
+    return Span("queue", own, context.span, "internal", min(start_ns, end_ns), end_ns, attributes)
+
+
+def _attempt(task: Task, context: TraceContext, end_ns: int, error: tuple[str, str]) -> Span:
+    assert task.started_at is not None, "the attempt has begun"
+    attributes: dict[str, str | int | float | bool] = {
+        "corral.task.id": task.id,
+        "corral.task.attempt": task.attempt,
+        "corral.task.delivery": task.delivery,
+    }
+    if task.worker is not None:
+        attributes["gen_ai.agent.id"] = task.worker
+    own = attempt_context(task)
+    start_ns = min(unix_ns(task.started_at), end_ns)
+    return Span(f"attempt {task.attempt}", own, context.span, "internal", start_ns, end_ns, attributes, *error)
+
+
+def _digest(*words: str) -> str:
+    """Returns 32 hexadecimal digits that these words alone have."""
+    return blake2b("\0".join(words).encode(), digest_size=16).hexdigest()
 
 
 class ToolCall(NamedTuple):
@@ -94,7 +287,7 @@ class Tracer(Tracing):
         """Returns the traceparent of the running attempt of a task; in a trace that is not recorded the one above."""
         if is_silent(task.traceparent):
             return task.traceparent
-        return str(spans.attempt_context(task))
+        return str(attempt_context(task))
 
     def of_call(self, above: str | None) -> str | None:
         """Returns a new traceparent, in the trace of the one above, or in a new one."""
@@ -108,14 +301,14 @@ class Tracer(Tracing):
         """Records the wait for the first attempt."""
         if is_silent(task.traceparent):
             return
-        if (span := spans.wait_span(task)) is not None:
+        if (span := wait_span(task)) is not None:
             self._emit(span)
 
     def retried(self, task: Task, error: CorralError) -> None:
         """Records an attempt that another one follows."""
         if is_silent(task.traceparent):
             return
-        span = spans.failed_attempt(task, time.time_ns(), error.name, error.message)
+        span = failed_attempt(task, time.time_ns(), error.name, error.message)
         if span is not None:
             self._emit(span)
 
@@ -123,7 +316,7 @@ class Tracer(Tracing):
         """Records a task with its last attempt."""
         if is_silent(task.traceparent):
             return
-        for span in spans.task_spans(task):
+        for span in task_spans(task):
             self._emit(span)
 
     def called(self, above: str | None, own: str | None, call: ToolCall) -> None:
@@ -133,7 +326,7 @@ class Tracer(Tracing):
             return
         start_ns = int(call.start_s * 1e9)
         self._emit(
-            spans.tool_span(
+            tool_span(
                 context,
                 "" if parent is None else parent.span,
                 (start_ns, start_ns + int(call.duration_s * 1e9)),
@@ -151,7 +344,7 @@ class Tracer(Tracing):
             return
         parent, end_ns = parse(above), time.time_ns()
         self._emit(
-            spans.model_span(
+            model_span(
                 context,
                 "" if parent is None else parent.span,
                 (end_ns - int(call.duration_s * 1e9), end_ns),

@@ -15,8 +15,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from corral.supervisor.records.store.names import names_in
-from corral.supervisor.records.store.store import Row, Statement, Store
+from corral.supervisor.records.store.store import Row, Statement, Store, names_in
 from corral.worker.contract.errors import Corrupted, InvalidParams
 from corral.worker.contract.records import ENDED, Boundaries, Task
 from corral.worker.control.params import TaskListParams, TasksParams

@@ -14,9 +14,8 @@ from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from corral.supervisor.config.spec.spec import Recovery
 from corral.supervisor.records.events.bus import Bus, rfc3339
-from corral.supervisor.records.store.names import names_in, one_of
 from corral.supervisor.records.store.sealed import seal, unseal
-from corral.supervisor.records.store.store import Row, Statement, Store, moment_of, number_of
+from corral.supervisor.records.store.store import Row, Statement, Store, moment_of, names_in, number_of, one_of
 from corral.worker.contract import codec
 from corral.worker.contract.errors import Conflict, Corrupted, NotFound, ResourceLimitExceeded
 from corral.worker.contract.records import CheckpointRecord

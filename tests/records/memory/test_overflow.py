@@ -5,7 +5,7 @@ import random
 import pytest
 
 from corral.supervisor.config.declared.pools import DeclaredPool, Overflow
-from corral.supervisor.records.memory.overflow import SLACK, Entry, Verdict, decide, victims
+from corral.supervisor.records.memory.pooling import SLACK, Entry, Verdict, decide, victims
 
 pytestmark = pytest.mark.core
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.records.memory.cache import ROWS_MAX, SINCE_BYTES
 from corral.supervisor.records.memory.listing import LIST_MAX
+from corral.supervisor.records.memory.session import ROWS_MAX, SINCE_BYTES
 from corral.supervisor.records.store.schema import APPLICATION_ID, MIGRATIONS
 from corral.worker.contract import codec
 from corral.worker.contract.errors import (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from corral.supervisor.records.store.refusals import QUIET_S, Refusals
+from corral.supervisor.records.store.store import QUIET_S, Refusals
 
 pytestmark = pytest.mark.core
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.records.store import views
+from corral.supervisor.records.store import schema
 from corral.supervisor.records.store.store import Store
 
 pytestmark = pytest.mark.shell
@@ -33,7 +33,7 @@ def test_the_views_have_the_columns_of_the_manual(tmp_path: Path) -> None:
     with closing(sqlite3.connect(f"file:{tmp_path}/corral.db?mode=ro", uri=True)) as copy:
         found = {
             name: ", ".join(each[0] for each in copy.execute(f"SELECT * FROM {name}").description)
-            for name in views.VIEWS
+            for name in schema.VIEWS
         }
     rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|$", PAGE.read_text("utf-8"), re.M)
     assert found == dict(rows)
@@ -72,15 +72,15 @@ def test_views_of_another_version_are_replaced_and_those_of_this_one_left(tmp_pa
     path = tmp_path / "corral.db"
     filled(path)
     with closing(sqlite3.connect(path)) as other:
-        schema = other.execute("PRAGMA schema_version").fetchone()
+        version = other.execute("PRAGMA schema_version").fetchone()
     filled(path)
     with closing(sqlite3.connect(path)) as other:
-        assert other.execute("PRAGMA schema_version").fetchone() == schema
+        assert other.execute("PRAGMA schema_version").fetchone() == version
         other.execute("DROP VIEW tasks")
         other.execute("CREATE VIEW tasks AS SELECT 1")
         other.execute("CREATE VIEW older AS SELECT hour FROM cost")
         other.commit()
-        assert not views.are_current(other)
+        assert not schema.views_are_current(other)
     filled(path)
     with closing(sqlite3.connect(path)) as other:
-        assert views.are_current(other)
+        assert schema.views_are_current(other)

@@ -3,15 +3,16 @@
 import pytest
 from msgspec.structs import replace
 
-from corral.supervisor.records.telemetry.spans import (
+from corral.supervisor.records.telemetry.tracing import (
+    ModelCall,
     Span,
+    Tracer,
     attempt_context,
     failed_attempt,
     task_context,
     task_spans,
     wait_span,
 )
-from corral.supervisor.records.telemetry.tracing import ModelCall, Tracer
 from corral.worker.contract.records import Error, Task
 from corral.worker.contract.trace_context import of_environment, parse, valid
 
