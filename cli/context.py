@@ -3,6 +3,7 @@
 The Session of the process (`console`) is made before the command line is parsed, and filled meanwhile. Knows no single command.
 """
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -144,6 +145,30 @@ def pair(name: str, option: str, text: str) -> tuple[str, str]:
     if not equals or not key:
         raise InvalidParams(f'cannot add "{name}": {option} {text!r} is not K=V', key=option, value=text)
     return key, value
+
+
+def assigned(name: str, text: str) -> tuple[str, str]:
+    """Splits KEY=VALUE, a change of the table of `name`."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        reason = f"{text!r} is not KEY=VALUE"
+        raise InvalidParams(f"cannot set {name}: {reason}", key=text, reason=reason)
+    return key, value
+
+
+def toml_value(text: str) -> object:
+    """Returns a value in TOML, or the text itself."""
+    import tomllib  # noqa: PLC0415 - start-up time: few commands read TOML
+
+    try:
+        found = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    try:
+        json.dumps(found, allow_nan=False)
+    except (TypeError, ValueError):  # a date or an infinite number, which are texts here
+        return text
+    return found["value"] if len(found) == 1 else text
 
 
 def typed_pairs(

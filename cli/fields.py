@@ -1,10 +1,8 @@
-"""Formats records for people, a line for each value, and tables of a specification as TOML; reads KEY=VALUE, which changes them."""
+"""Formats records for people: a line for each value, and tables of a specification as TOML. Values in, text out."""
 
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-
-from corral.worker.contract.errors import InvalidParams
 
 from .render import as_record, duration, size
 
@@ -59,27 +57,3 @@ def toml_text(value: object) -> str:
         items: list[object] = value  # pyright: ignore[reportUnknownVariableType]  # an array of JSON
         return f"[{', '.join(map(toml_text, items))}]"
     return "-" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def assigned(name: str, text: str) -> tuple[str, str]:
-    """Splits KEY=VALUE, a change of the table of `name`."""
-    key, equals, value = text.partition("=")
-    if not (key and equals):
-        reason = f"{text!r} is not KEY=VALUE"
-        raise InvalidParams(f"cannot set {name}: {reason}", key=text, reason=reason)
-    return key, value
-
-
-def toml_value(text: str) -> object:
-    """Returns a value in TOML, or the text itself."""
-    import tomllib  # noqa: PLC0415 - start-up time: few commands read TOML
-
-    try:
-        found = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    try:
-        json.dumps(found, allow_nan=False)
-    except (TypeError, ValueError):  # a date or an infinite number, which are texts here
-        return text
-    return found["value"] if len(found) == 1 else text

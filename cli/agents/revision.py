@@ -8,8 +8,8 @@ import click
 from corral.worker.contract.errors import InvalidParams
 
 from .. import render
-from ..context import WAIT, WAIT_S, Session, command, complete_named, limit_s, option, waiting
-from ..fields import assigned, toml_text, toml_value
+from ..context import WAIT, WAIT_S, Session, assigned, command, complete_named, limit_s, option, toml_value, waiting
+from ..fields import toml_text
 from ..render import Record, Table, inner, inners, items, word
 
 OF_TEXTS = ("environment", "headers", "labels")

@@ -11,8 +11,18 @@ import click
 
 from corral.worker.contract.errors import InvalidParams
 
-from ..context import CommandGroup, Session, command, complete_agents, complete_names, duration, option
-from ..fields import assigned, toml_text, toml_value
+from ..context import (
+    CommandGroup,
+    Session,
+    assigned,
+    command,
+    complete_agents,
+    complete_names,
+    duration,
+    option,
+    toml_value,
+)
+from ..fields import toml_text
 from ..render import Record, Table, inner, inners, items, word
 
 complete_tenants = complete_names("tenant.list", "tenants")
