@@ -16,7 +16,7 @@ OPENAPI = "openapi"
 
 @command("version")
 def version(session: Session) -> None:
-    """Show the version of this command, and the commit it was built from. `corral status` shows that of the daemon."""
+    """Show the version of this command and its commit. `corral status` shows that of the daemon."""
     session.answer({"version": __version__, "commit": commit()}, f"corral {with_commit(__version__)}")
 
 
