@@ -30,6 +30,21 @@ NO_TOKEN = ("none", "wrong", "removed")
 
 ROUTES = [(entry, route) for _, entry in sorted(METHODS.items()) for route in entry.faces.routes]
 
+API = {route for _, route in ROUTES}
+
+OTHERS = [
+    *map(Route.parse, ("POST /mcp", "GET /metrics", "GET /a2a/no-such-name", "POST /a2a/no-such-name")),
+    *map(Route.parse, ("GET /runtime/no-such-path", "POST /runtime/agents", "GET /openapi.json", "GET /docs")),
+]
+"""Routes beside the table."""
+
+TENANTS: tuple[tuple[str | None, str, int], ...] = (
+    ("", "", 400),
+    (None, "?%74enant=", 400),
+    (None, "?tenan%74=x", 404),
+)
+"""Ways to name none, and one that is not there: header, query, and the status."""
+
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
@@ -58,6 +73,8 @@ def status(
     streams: bool,
     value: str = "no-such-name",
     source: str = "127.0.0.1",
+    tenant: str | None = None,
+    query: str = "",
 ) -> int:
     """The status of a request that does nothing: its body has an unknown key, its path an unknown name."""
     words = [
@@ -66,6 +83,7 @@ def status(
     ]
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     headers["Accept"] = "text/event-stream" if streams else "application/json"
+    headers |= {} if tenant is None else {"Corral-Tenant": tenant}
     body = None
     if route.verb not in ("GET", "DELETE"):
         headers["Content-Type"] = "application/json"
@@ -74,7 +92,8 @@ def status(
     with closing(
         http.client.HTTPConnection(host, int(port), timeout=BOUND_S, source_address=(source, 0))
     ) as connection:
-        connection.request(route.verb, "/api/v1/" + "/".join(words), body, headers)
+        base = "/api/v1" if route in API else ""
+        connection.request(route.verb, f"{base}/{'/'.join(words)}{query}", body, headers)
         return connection.getresponse().status
 
 
@@ -113,3 +132,17 @@ def test_a_route_is_restricted_to_the_agents_of_a_token(
                 assert of_one in (403, 422)
             elif route.keys and entry.name != "daemon.schema":
                 assert of_one == 404
+
+
+def test_a_tenant_that_is_empty_or_not_there_is_refused_by_each_route_however_it_is_named(
+    daemon: DaemonProcess, tokens: dict[str, str | None], subtests: pytest.Subtests
+) -> None:
+    address = daemon.call("daemon.status", names=[])["daemon"]["http"]
+    streaming = {route for entry, route in ROUTES if entry.faces.only_streams}
+    for route in (*sorted(API, key=lambda each: (each.path, each.verb)), *OTHERS):
+        with subtests.test(verb=route.verb, path=route.path):
+            found = [
+                status(address, route, tokens["admin"], streams=route in streaming, tenant=tenant, query=query)
+                for tenant, query, _ in TENANTS
+            ]
+            assert found == [expected for *_, expected in TENANTS]
