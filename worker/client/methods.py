@@ -23,29 +23,7 @@ from ..control.params import Addition
 from ..control.reports import Costs, TaskLog
 from ..control.revisions import RevisionDiff, Revisions, RevisionShown, RolledBack
 from ..control.tenants import TenantAdded, TenantChanged, TenantRemoved, Tenants, TenantShown, TenantSwitched
-from ..methods import (
-    access,
-    agent,
-    approval,
-    backup,
-    command,
-    daemon,
-    deployment,
-    events,
-    group,
-    login,
-    mcp,
-    node,
-    package,
-    report,
-    revision,
-    runtime,
-    schedule,
-    secret,
-    state,
-    task,
-    tenant,
-)
+from ..methods import access, agent, daemon, deployment, events, mcp, state, task
 from .calling import calls
 
 
@@ -81,7 +59,7 @@ class Methods:
         force: bool = False,
     ) -> results.AgentsChanged: ...
 
-    @calls(runtime.AGENT_LIST)
+    @calls(agent.AGENT_LIST)
     async def list_agents(
         self, names: Sequence[str] | None = None, *, selector: str | None = None, failed: bool = False
     ) -> runtime_results.Agents: ...
@@ -129,7 +107,7 @@ class Methods:
         expected: str | None = None,
     ) -> results.Removed: ...
 
-    @calls(revision.AGENT_ROLLBACK)
+    @calls(agent.AGENT_ROLLBACK)
     async def rollback_agent(
         self,
         name: str,
@@ -143,7 +121,7 @@ class Methods:
         timeout_s: float | None = None,
     ) -> RolledBack: ...
 
-    @calls(command.AGENT_RUN_COMMAND)
+    @calls(agent.AGENT_RUN_COMMAND)
     async def run_command(
         self,
         name: str,
@@ -159,7 +137,7 @@ class Methods:
     @calls(agent.AGENT_SCALE)
     async def scale_agent(self, name: str, instances: int, *, wait: bool = True) -> AgentStatus: ...
 
-    @calls(runtime.AGENT_SET)
+    @calls(agent.AGENT_SET)
     async def set_agent(
         self,
         name: str,
@@ -213,15 +191,15 @@ class Methods:
         timeout_s: float | None = None,
     ) -> results.AgentsChanged: ...
 
-    @calls(approval.APPROVAL_ANSWER)
+    @calls(task.APPROVAL_ANSWER)
     async def answer_approval(self, approval: int, answer: str | None) -> Approval: ...
 
-    @calls(approval.APPROVAL_LIST)
+    @calls(task.APPROVAL_LIST)
     async def list_approvals(
         self, *, agent: str | None = None, task: str | None = None, ended: bool = False, limit: int = 1000
     ) -> Approvals: ...
 
-    @calls(approval.APPROVAL_SHOW)
+    @calls(task.APPROVAL_SHOW)
     async def show_approval(self, approval: int) -> Approval: ...
 
     @calls(events.AUDIT_LIST)
@@ -243,13 +221,13 @@ class Methods:
     @calls(access.AUTH_WHOAMI)
     async def whoami(self) -> Whoami: ...
 
-    @calls(backup.BACKUP_DISCARD)
+    @calls(daemon.BACKUP_DISCARD)
     async def discard_backup(self, id: str) -> results.Done: ...
 
-    @calls(backup.BACKUP_MAKE)
+    @calls(daemon.BACKUP_MAKE)
     async def make_backup(self, *, logs: bool = False, secrets: bool = True) -> BackupMade: ...
 
-    @calls(backup.BACKUP_READ)
+    @calls(daemon.BACKUP_READ)
     async def read_backup(self, id: str, *, offset: int = 0) -> BackupPiece: ...
 
     @calls(state.CHECKPOINT_LIST)
@@ -266,7 +244,7 @@ class Methods:
     @calls(state.CHECKPOINT_SHOW)
     async def show_checkpoint(self, checkpoint: int) -> state_results.CheckpointShown: ...
 
-    @calls(report.COST_LIST)
+    @calls(task.COST_LIST)
     async def list_costs(
         self,
         *,
@@ -283,10 +261,10 @@ class Methods:
     @calls(daemon.DAEMON_EMERGENCY_STOP)
     async def emergency_stop(self) -> results.EmergencyStopped: ...
 
-    @calls(backup.DAEMON_EXPORT)
+    @calls(daemon.DAEMON_EXPORT)
     async def export(self, names: Sequence[str] | None = None, *, selector: str | None = None) -> Exported: ...
 
-    @calls(backup.DAEMON_IMPORT)
+    @calls(daemon.DAEMON_IMPORT)
     async def import_tables(
         self,
         *,
@@ -394,18 +372,18 @@ class Methods:
         traceparent: str | None = None,
     ) -> object: ...
 
-    @calls(login.MCP_FINISH_LOGIN)
+    @calls(mcp.MCP_FINISH_LOGIN)
     async def finish_login(self, name: str, login: str, *, redirect: str | None = None) -> Login: ...
 
-    @calls(login.MCP_LOGIN)
+    @calls(mcp.MCP_LOGIN)
     async def start_login(
         self, name: str, *, port: int = 41357, device: bool = False, scopes: Sequence[str] = ()
     ) -> LoginStarted: ...
 
-    @calls(login.MCP_LOGINS)
+    @calls(mcp.MCP_LOGINS)
     async def list_logins(self) -> Logins: ...
 
-    @calls(login.MCP_LOGOUT)
+    @calls(mcp.MCP_LOGOUT)
     async def logout(self, name: str, *, revoke: bool = True) -> LoggedOut: ...
 
     @calls(mcp.MCP_PROMPTS)
@@ -464,7 +442,7 @@ class Methods:
     @calls(state.MEMORY_STATS)
     async def memory_stats(self, *, agent: str | None = None) -> state_results.MemoryStatistics: ...
 
-    @calls(runtime.METRICS_HISTORY)
+    @calls(daemon.METRICS_HISTORY)
     async def get_metrics_history(
         self,
         *,
@@ -474,12 +452,12 @@ class Methods:
         step_s: float | None = None,
     ) -> MetricsHistory: ...
 
-    @calls(runtime.METRICS_LATEST)
+    @calls(daemon.METRICS_LATEST)
     async def get_latest_metrics(
         self, names: Sequence[str] | None = None, *, selector: str | None = None
     ) -> MetricsLatest: ...
 
-    @calls(runtime.METRICS_TOP)
+    @calls(daemon.METRICS_TOP)
     async def get_metrics_top(
         self,
         names: Sequence[str] | None = None,
@@ -489,36 +467,36 @@ class Methods:
         limit: int = 5,
     ) -> MetricsTop: ...
 
-    @calls(runtime.MODELS_LIST)
+    @calls(daemon.MODELS_LIST)
     async def list_models(self) -> runtime_results.Models: ...
 
-    @calls(node.NODE_DRAIN)
+    @calls(daemon.NODE_DRAIN)
     async def drain_node(self, name: str) -> Node: ...
 
-    @calls(node.NODE_LIST)
+    @calls(daemon.NODE_LIST)
     async def list_nodes(self) -> Nodes: ...
 
-    @calls(node.NODE_RESUME)
+    @calls(daemon.NODE_RESUME)
     async def resume_node(self, name: str) -> Node: ...
 
-    @calls(package.PACKAGE_ADD)
+    @calls(deployment.PACKAGE_ADD)
     async def add_package(
         self, data: str | None = None, *, upload: str | None = None, sha256: str | None = None
     ) -> PackageRecord: ...
 
-    @calls(package.PACKAGE_LIST)
+    @calls(deployment.PACKAGE_LIST)
     async def list_packages(self, *, name: str | None = None) -> PackageRecords: ...
 
-    @calls(package.PACKAGE_RM)
+    @calls(deployment.PACKAGE_RM)
     async def remove_package(self, package: str) -> PackageRecord: ...
 
-    @calls(package.PACKAGE_SHOW)
+    @calls(deployment.PACKAGE_SHOW)
     async def show_package(self, package: str) -> PackageDetails: ...
 
-    @calls(package.PACKAGE_UPLOAD)
+    @calls(deployment.PACKAGE_UPLOAD)
     async def upload_package(self, data: str, *, offset: int = 0, upload: str | None = None) -> PackageUpload: ...
 
-    @calls(package.PACKAGE_VERIFY)
+    @calls(deployment.PACKAGE_VERIFY)
     async def verify_package(self, package: str) -> PackageRecord: ...
 
     @calls(daemon.QUOTA_LIST)
@@ -526,24 +504,24 @@ class Methods:
         self, names: Sequence[str] | None = None, *, selector: str | None = None
     ) -> results.QuotaList: ...
 
-    @calls(revision.REVISION_DIFF)
+    @calls(agent.REVISION_DIFF)
     async def diff_revisions(
         self, name: str, *, before: int | None = None, after: int | None = None
     ) -> RevisionDiff: ...
 
-    @calls(revision.REVISION_LIST)
+    @calls(agent.REVISION_LIST)
     async def list_revisions(self, name: str, *, limit: int = 50) -> Revisions: ...
 
-    @calls(revision.REVISION_SHOW)
+    @calls(agent.REVISION_SHOW)
     async def show_revision(self, name: str, *, revision: int | None = None) -> RevisionShown: ...
 
     @calls(daemon.RPC_DISCOVER)
     async def discover(self) -> object: ...
 
-    @calls(runtime.RUNTIME_STATS)
+    @calls(daemon.RUNTIME_STATS)
     async def get_runtime_stats(self) -> runtime_results.RuntimeStatistics: ...
 
-    @calls(schedule.SCHEDULE_ADD)
+    @calls(task.SCHEDULE_ADD)
     async def add_schedule(
         self,
         task: TaskParams | Mapping[str, object],
@@ -558,7 +536,7 @@ class Methods:
         at: float | datetime | None = None,
     ) -> ScheduleRecord: ...
 
-    @calls(schedule.SCHEDULE_ADD_COMMAND)
+    @calls(task.SCHEDULE_ADD_COMMAND)
     async def add_command_schedule(
         self,
         name: str,
@@ -575,41 +553,41 @@ class Methods:
         at: float | datetime | None = None,
     ) -> ScheduleRecord: ...
 
-    @calls(schedule.SCHEDULE_LIST)
+    @calls(task.SCHEDULE_LIST)
     async def list_schedules(self) -> results.Schedules: ...
 
-    @calls(schedule.SCHEDULE_PAUSE)
+    @calls(task.SCHEDULE_PAUSE)
     async def pause_schedule(self, name: str) -> ScheduleRecord: ...
 
-    @calls(schedule.SCHEDULE_RESUME)
+    @calls(task.SCHEDULE_RESUME)
     async def resume_schedule(self, name: str) -> ScheduleRecord: ...
 
-    @calls(schedule.SCHEDULE_RM)
+    @calls(task.SCHEDULE_RM)
     async def remove_schedule(self, name: str) -> results.Removed: ...
 
-    @calls(schedule.SCHEDULE_RUN)
+    @calls(task.SCHEDULE_RUN)
     async def run_schedule(self, name: str) -> Task: ...
 
-    @calls(schedule.SCHEDULE_SHOW)
+    @calls(task.SCHEDULE_SHOW)
     async def show_schedule(self, name: str) -> results.ScheduleShown: ...
 
-    @calls(secret.SECRET_LIST)
+    @calls(access.SECRET_LIST)
     async def list_secrets(self) -> results.Secrets: ...
 
-    @calls(secret.SECRET_RM)
+    @calls(access.SECRET_RM)
     async def remove_secret(self, name: str, *, force: bool = False) -> results.SecretUse: ...
 
-    @calls(secret.SECRET_ROTATE)
+    @calls(access.SECRET_ROTATE)
     async def rotate_secret(
         self, name: str, secret: str, *, agents: Sequence[str] | None = None, restart: bool = False
     ) -> results.SecretRotated: ...
 
-    @calls(secret.SECRET_SET)
+    @calls(access.SECRET_SET)
     async def set_secret(
         self, name: str, secret: str, *, agents: Sequence[str] = (), replace: bool = False
     ) -> results.SecretUse: ...
 
-    @calls(runtime.STORE_LIST)
+    @calls(daemon.STORE_LIST)
     async def list_stores(self) -> runtime_results.Stores: ...
 
     @calls(task.TASK_DISCARD)
@@ -645,7 +623,7 @@ class Methods:
         before: str | None = None,
     ) -> results.TaskPage: ...
 
-    @calls(report.TASK_LOG)
+    @calls(task.TASK_LOG)
     async def task_log(self, task: str, *, follow: bool = False, lines: int = 1000) -> TaskLog: ...
 
     @calls(task.TASK_RETRY)
@@ -664,7 +642,7 @@ class Methods:
     @calls(task.TASK_TREE)
     async def task_tree(self, task: str, *, depth: int = 16, limit: int = 1000) -> results.TaskNode: ...
 
-    @calls(group.TEAM_ADD)
+    @calls(agent.TEAM_ADD)
     async def add_teams(
         self,
         specs: Mapping[str, Mapping[str, object]] | None = None,
@@ -673,36 +651,36 @@ class Methods:
         spec: Mapping[str, object] | None = None,
     ) -> results.Teams: ...
 
-    @calls(group.TEAM_LIST)
+    @calls(agent.TEAM_LIST)
     async def list_teams(self) -> results.Teams: ...
 
-    @calls(group.TEAM_SHOW)
+    @calls(agent.TEAM_SHOW)
     async def show_team(self, name: str) -> results.TeamShown: ...
 
     @calls(daemon.TEMPLATE_LIST)
     async def list_templates(self) -> runtime_results.Templates: ...
 
-    @calls(tenant.TENANT_ADD)
+    @calls(access.TENANT_ADD)
     async def add_tenant(
         self, name: str, *, spec: Mapping[str, object] | None = None, new: bool = False
     ) -> TenantAdded: ...
 
-    @calls(tenant.TENANT_LIST)
+    @calls(access.TENANT_LIST)
     async def list_tenants(self) -> Tenants: ...
 
-    @calls(tenant.TENANT_RESUME)
+    @calls(access.TENANT_RESUME)
     async def resume_tenant(self, name: str) -> TenantSwitched: ...
 
-    @calls(tenant.TENANT_RM)
+    @calls(access.TENANT_RM)
     async def remove_tenant(self, name: str) -> TenantRemoved: ...
 
-    @calls(tenant.TENANT_SET)
+    @calls(access.TENANT_SET)
     async def set_tenant(self, name: str, spec: Mapping[str, object]) -> TenantChanged: ...
 
-    @calls(tenant.TENANT_SHOW)
+    @calls(access.TENANT_SHOW)
     async def show_tenant(self, *, name: str | None = None) -> TenantShown: ...
 
-    @calls(tenant.TENANT_SUSPEND)
+    @calls(access.TENANT_SUSPEND)
     async def suspend_tenant(self, name: str) -> TenantSwitched: ...
 
     @calls(access.TOKEN_ADD)
@@ -725,7 +703,7 @@ class Methods:
     @calls(access.TOKEN_ROTATE)
     async def rotate_token(self, name: str, *, overlap_s: float = 0, expires_s: float | None = None) -> NewToken: ...
 
-    @calls(group.WORKFLOW_ADD)
+    @calls(agent.WORKFLOW_ADD)
     async def add_workflows(
         self,
         specs: Mapping[str, Mapping[str, object]] | None = None,
@@ -734,8 +712,8 @@ class Methods:
         spec: Mapping[str, object] | None = None,
     ) -> results.Workflows: ...
 
-    @calls(group.WORKFLOW_LIST)
+    @calls(agent.WORKFLOW_LIST)
     async def list_workflows(self) -> results.Workflows: ...
 
-    @calls(group.WORKFLOW_SHOW)
+    @calls(agent.WORKFLOW_SHOW)
     async def show_workflow(self, name: str) -> results.WorkflowShown: ...

@@ -2,14 +2,13 @@
 
 from msgspec import Struct
 
-from ..control.params import AuditParams, EventParams, EventPublishParams, LogParams, VerifyParams
-from ..control.results import AuditPage, AuditVerdict, Events, LogLines, LogPlace, Position, Published
+from ..control import params, results
 from .faces import Resumption, faces
 from .method import Signature, access, method
 from .rules import LOGS, OPEN, Rule
 
 EVENT_LIST = method(
-    Signature("event.list", EventParams, Events),
+    Signature("event.list", params.EventParams, results.Events),
     access("read", Rule("agent", lists=(("events", "agent"),))),
     faces("GET /events", python="list_events", command="events"),
     "Lists stored events, oldest first; `next`, where it is not null, is the `since` for more of them.",
@@ -17,7 +16,7 @@ EVENT_LIST = method(
 )
 
 EVENT_FOLLOW = method(
-    Signature("event.follow", EventParams, Position),
+    Signature("event.follow", params.EventParams, results.Position),
     access("read", Rule("agent", sends=(("event", "events", "agent"),))),
     faces(
         "GET /events",
@@ -77,7 +76,7 @@ EVENT_TYPES = method(
 )
 
 EVENT_PUBLISH = method(
-    Signature("event.publish", EventPublishParams, Published),
+    Signature("event.publish", params.EventPublishParams, results.Published),
     access("operate", tenant=OPEN),
     faces("POST /events", python="publish", command="events publish"),
     "Publishes an event to the subscribers of its type; returns its number.",
@@ -85,7 +84,7 @@ EVENT_PUBLISH = method(
 )
 
 AUDIT_LIST = method(
-    Signature("audit.list", AuditParams, AuditPage),
+    Signature("audit.list", params.AuditParams, results.AuditPage),
     access("operate", tenant=OPEN),
     faces("GET /audit", python="list_audit", command="audit list"),
     "Lists audit records, oldest first: the newest `n`, or those after `since`; `next` is the next `before`, or `since`.",
@@ -93,14 +92,14 @@ AUDIT_LIST = method(
 )
 
 AUDIT_VERIFY = method(
-    Signature("audit.verify", VerifyParams, AuditVerdict),
+    Signature("audit.verify", params.VerifyParams, results.AuditVerdict),
     access("operate"),
     faces("GET /audit/verify", python="verify_audit", command="audit verify"),
     "Verifies the whole chain of hashes; `wrong` is the first record that was changed.",
 )
 
 LOG_READ = method(
-    Signature("log.read", LogParams, LogLines),
+    Signature("log.read", params.LogParams, results.LogLines),
     access("read", LOGS),
     faces("GET /logs", python="read_logs", command="logs"),
     "Returns the last lines of the logs, merged by time, up to 8 MiB of JSON.",
@@ -108,7 +107,7 @@ LOG_READ = method(
 )
 
 LOG_FOLLOW = method(
-    Signature("log.follow", LogParams, LogPlace),
+    Signature("log.follow", params.LogParams, results.LogPlace),
     access("read", LOGS),
     faces(
         "GET /logs",

@@ -1,7 +1,6 @@
 """Defines the methods about memory, sessions and checkpoints."""
 
-from ..control import params, state_results
-from ..control.results import Done
+from ..control import params, results, state_results
 from .faces import faces
 from .method import Signature, access, method
 from .rules import AGENT, CHECKPOINT, NAME, OPEN, Rule
@@ -23,7 +22,7 @@ MEMORY_SHOW = method(
 )
 
 MEMORY_PUT = method(
-    Signature("memory.put", params.MemoryPutParams, Done),
+    Signature("memory.put", params.MemoryPutParams, results.Done),
     access("operate", AGENT),
     faces("PUT /memory/{agent}/{key}", python="put_memory", command="memory put"),
     "Stores a value under a key of an agent; it is durable when this returns.",
@@ -39,7 +38,7 @@ MEMORY_GET = method(
 )
 
 MEMORY_DELETE = method(
-    Signature("memory.delete", params.MemoryKeyParams, Done),
+    Signature("memory.delete", params.MemoryKeyParams, results.Done),
     access("operate", AGENT),
     faces("DELETE /memory/{agent}/{key}", python="delete_memory", command="memory rm"),
     "Deletes a key of an agent.",

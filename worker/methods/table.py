@@ -3,54 +3,10 @@
 from collections.abc import Mapping
 from typing import TypeGuard
 
-from . import (
-    access,
-    agent,
-    approval,
-    backup,
-    command,
-    daemon,
-    deployment,
-    events,
-    group,
-    login,
-    mcp,
-    node,
-    package,
-    report,
-    revision,
-    runtime,
-    schedule,
-    secret,
-    state,
-    task,
-    tenant,
-)
+from . import access, agent, daemon, deployment, events, mcp, state, task
 from .method import AnyMethod, Method
 
-_MODULES = (
-    access,
-    agent,
-    approval,
-    backup,
-    command,
-    daemon,
-    deployment,
-    events,
-    group,
-    login,
-    mcp,
-    node,
-    package,
-    report,
-    revision,
-    runtime,
-    schedule,
-    secret,
-    state,
-    task,
-    tenant,
-)
+_MODULES = (access, agent, daemon, deployment, events, mcp, state, task)
 
 
 def _is_definition(value: object) -> TypeGuard[AnyMethod]:

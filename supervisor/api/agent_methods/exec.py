@@ -20,7 +20,7 @@ from corral.supervisor.workers.supervision.worker_supervisor import WorkerSuperv
 from corral.worker.contract.errors import Conflict, InvalidParams
 from corral.worker.control.params import ExecInputParams, ExecParams, RunCommandParams
 from corral.worker.control.results import CommandRun, ExecInput, ExecStarted
-from corral.worker.methods.command import AGENT_EXEC, AGENT_EXEC_INPUT, AGENT_RUN_COMMAND
+from corral.worker.methods.agent import AGENT_EXEC, AGENT_EXEC_INPUT, AGENT_RUN_COMMAND
 
 from ..table.handlers import Caller, serve
 

@@ -11,7 +11,7 @@ from corral.worker.contract.names import qualified
 from corral.worker.contract.records import TeamStatus, WorkflowStatus
 from corral.worker.control.params import GroupAddParams, GroupRemoveParams, NameParams, NoParams
 from corral.worker.control.results import Removed, Teams, TeamShown, Workflows, WorkflowShown
-from corral.worker.methods import group as methods
+from corral.worker.methods import agent as methods
 
 from ..table.handlers import Caller, generated_name, made_by, serve
 from ..table.status import StatusReport

@@ -24,8 +24,19 @@ from corral.worker.control.logins import (
 )
 from corral.worker.control.params import AttachParams, CallParams, NoParams, ReadParams, ToolsParams
 from corral.worker.control.results import Done, Prompts, Resources, Servers, Tool, Tools
-from corral.worker.methods.login import MCP_FINISH_LOGIN, MCP_LOGIN, MCP_LOGINS, MCP_LOGOUT
-from corral.worker.methods.mcp import MCP_ATTACH, MCP_CALL, MCP_PROMPTS, MCP_READ, MCP_RESOURCES, MCP_SERVERS, MCP_TOOLS
+from corral.worker.methods.mcp import (
+    MCP_ATTACH,
+    MCP_CALL,
+    MCP_FINISH_LOGIN,
+    MCP_LOGIN,
+    MCP_LOGINS,
+    MCP_LOGOUT,
+    MCP_PROMPTS,
+    MCP_READ,
+    MCP_RESOURCES,
+    MCP_SERVERS,
+    MCP_TOOLS,
+)
 
 from ..table.handlers import Caller, as_result, error_records, serve
 from ..table.status import StatusReport

@@ -33,8 +33,7 @@ from corral.worker.control.packages import (
     PackageUpload,
     PackageUploadParams,
 )
-from corral.worker.methods import deployment as deployment_methods
-from corral.worker.methods import package as methods
+from corral.worker.methods import deployment as methods
 
 from ..table.handlers import Caller, made_by, serve
 
@@ -119,7 +118,7 @@ class DeploymentMethods:
         self._disk_use = disk_use
         self._bus = bus
 
-    @serve(deployment_methods.DEPLOYMENT_CREATE)
+    @serve(methods.DEPLOYMENT_CREATE)
     async def _create(self, params: DeployParams, caller: Caller) -> Deployment:
         name = params.agent or params.package.partition("@")[0]
         self._disk_use.check(tenant_of(name), name, "deploy")
@@ -143,18 +142,18 @@ class DeploymentMethods:
             finally:
                 sending.cancel()
 
-    @serve(deployment_methods.DEPLOYMENT_LIST)
+    @serve(methods.DEPLOYMENT_LIST)
     async def _list(self, params: DeploymentsParams, _caller: Caller) -> Deployments:
         return Deployments(deployments=self._deployments.listed(params.name, params.limit))
 
-    @serve(deployment_methods.DEPLOYMENT_SHOW)
+    @serve(methods.DEPLOYMENT_SHOW)
     async def _show(self, params: DeploymentParams, _caller: Caller) -> Deployment:
         return self._deployments.of(params.deployment)
 
-    @serve(deployment_methods.DEPLOYMENT_PROMOTE)
+    @serve(methods.DEPLOYMENT_PROMOTE)
     async def _promote(self, params: CanaryParams, _caller: Caller) -> Deployment:
         return await self._deployments.promote(params.name)
 
-    @serve(deployment_methods.DEPLOYMENT_ABORT)
+    @serve(methods.DEPLOYMENT_ABORT)
     async def _abort(self, params: CanaryParams, _caller: Caller) -> Deployment:
         return await self._deployments.abort(params.name)

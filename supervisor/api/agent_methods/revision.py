@@ -20,7 +20,7 @@ from corral.worker.control.revisions import (
     RollbackParams,
     RolledBack,
 )
-from corral.worker.methods.revision import AGENT_ROLLBACK, REVISION_DIFF, REVISION_LIST, REVISION_SHOW
+from corral.worker.methods.agent import AGENT_ROLLBACK, REVISION_DIFF, REVISION_LIST, REVISION_SHOW
 
 from ..table.handlers import Caller, made_by, serve
 from .agent import masked_table

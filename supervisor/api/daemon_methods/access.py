@@ -43,9 +43,19 @@ from corral.worker.control.params import (
     VerifyParams,
 )
 from corral.worker.control.results import AuditPage, AuditVerdict, Secret, SecretRotated, Secrets, SecretUse
-from corral.worker.methods.access import AUTH_LOGIN, AUTH_WHOAMI, TOKEN_ADD, TOKEN_LIST, TOKEN_RM, TOKEN_ROTATE
+from corral.worker.methods.access import (
+    AUTH_LOGIN,
+    AUTH_WHOAMI,
+    SECRET_LIST,
+    SECRET_RM,
+    SECRET_ROTATE,
+    SECRET_SET,
+    TOKEN_ADD,
+    TOKEN_LIST,
+    TOKEN_RM,
+    TOKEN_ROTATE,
+)
 from corral.worker.methods.events import AUDIT_LIST, AUDIT_VERIFY
-from corral.worker.methods.secret import SECRET_LIST, SECRET_RM, SECRET_ROTATE, SECRET_SET
 
 from ..table.cluster import JoinedCluster
 from ..table.handlers import Caller, as_result, narrowed, serve

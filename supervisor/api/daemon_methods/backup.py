@@ -37,7 +37,7 @@ from corral.worker.control.backup import (
 )
 from corral.worker.control.params import ScheduleParams
 from corral.worker.control.results import Done
-from corral.worker.methods.backup import BACKUP_DISCARD, BACKUP_MAKE, BACKUP_READ, DAEMON_EXPORT, DAEMON_IMPORT
+from corral.worker.methods.daemon import BACKUP_DISCARD, BACKUP_MAKE, BACKUP_READ, DAEMON_EXPORT, DAEMON_IMPORT
 
 from ..table.handlers import Caller, error_records, made_by, serve
 from ..table.status import DaemonFacts

@@ -47,8 +47,8 @@ from corral.worker.control.results import (
 )
 from corral.worker.control.runtime_results import Template, TemplateParam, Templates
 from corral.worker.methods import daemon as definitions
+from corral.worker.methods.daemon import NODE_DRAIN, NODE_LIST, NODE_RESUME
 from corral.worker.methods.method import AnyMethod
-from corral.worker.methods.node import NODE_DRAIN, NODE_LIST, NODE_RESUME
 
 from ..metrics.statistics import Statistics as Counts
 from ..table.cluster import JoinedCluster

@@ -31,7 +31,8 @@ from corral.worker.control.runtime_results import (
     Store,
     Stores,
 )
-from corral.worker.methods import runtime as methods
+from corral.worker.methods import daemon as methods
+from corral.worker.methods.agent import AGENT_LIST, AGENT_SET
 
 from ..metrics.view import MetricsView
 from ..table.handlers import Caller, made_by, serve
@@ -50,7 +51,7 @@ class RuntimeMethods:
         self._models = models
         self._metrics = metrics
 
-    @serve(methods.AGENT_LIST)
+    @serve(AGENT_LIST)
     async def _agent_list(self, params: StatusParams, _caller: Caller) -> AgentsListed:
         names = None
         if params.names is not None or params.selector is not None:
@@ -58,7 +59,7 @@ class RuntimeMethods:
         status = self._status.status(names, failed=params.failed)
         return AgentsListed(agents=[*status.agents, *status.mcp_servers])
 
-    @serve(methods.AGENT_SET)
+    @serve(AGENT_SET)
     async def _set(self, params: AgentSetParams, caller: Caller) -> AgentSet:
         tables = self._agents.tables
         cause = Cause("set", made_by(caller), params.why)

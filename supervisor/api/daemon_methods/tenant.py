@@ -47,7 +47,7 @@ from corral.worker.control.tenants import (
     TenantShowParams,
     TenantSwitched,
 )
-from corral.worker.methods import tenant as methods
+from corral.worker.methods import access as methods
 
 from ..table.handlers import Caller, serve
 

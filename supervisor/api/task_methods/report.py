@@ -18,7 +18,7 @@ from corral.supervisor.tenants.tokens.scope import knows
 from corral.worker.contract.log_pieces import PieceJoiner
 from corral.worker.contract.records import ENDED, Task
 from corral.worker.control.reports import CostParams, Costs, TaskLog, TaskLogEntry, TaskLogParams
-from corral.worker.methods.report import COST_LIST, TASK_LOG
+from corral.worker.methods.task import COST_LIST, TASK_LOG
 
 from ..reports.costs import CostSums
 from ..reports.timeline import LATE_S, TaskLines, Timeline

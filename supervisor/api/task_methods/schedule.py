@@ -11,7 +11,7 @@ from corral.worker.contract.names import qualified
 from corral.worker.contract.records import ScheduleRecord, Task
 from corral.worker.control.params import NoParams, ScheduleCommandParams, ScheduleNameParams, ScheduleParams
 from corral.worker.control.results import Removed, Schedules, ScheduleShown
-from corral.worker.methods import schedule as methods
+from corral.worker.methods import task as methods
 
 from ..table.handlers import Caller, generated_name, made_by, serve
 

@@ -39,7 +39,7 @@ from corral.worker.control.results import (
     TasksRetried,
 )
 from corral.worker.methods import task as methods
-from corral.worker.methods.approval import APPROVAL_ANSWER, APPROVAL_LIST, APPROVAL_SHOW
+from corral.worker.methods.task import APPROVAL_ANSWER, APPROVAL_LIST, APPROVAL_SHOW
 
 from ..table.handlers import Caller, made_by, serve
 
