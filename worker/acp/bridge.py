@@ -156,7 +156,9 @@ class Bridge:
             await sending
             if (failure := content.error_of(answer, turn.last_message)) is not None:
                 raise failure
-            return content.output_of(turn.last_message, turn.others, task.output_format)
+            output = content.output_of(turn.last_message, turn.others, task.output_format)
+            message = turn.last_message  # it has come to its end: the session keeps it
+            return output
         finally:
             sending.cancel()
             self._sessions.end(session, task, message)

@@ -98,7 +98,8 @@ class Commands:
         own = replace(own, environment={**spec.environment, **(environment or {})})
         launch: Launch | None = None
         try:
-            return await self._run(await prepare(own, self._host, key), running, timeout_s, stdin, on_output)
+            launch = await prepare(own, self._host, key)  # named for the end
+            return await self._run(launch, running, timeout_s, stdin, on_output)
         except CorralError as error:
             return Outcome(problem=error.message)
         finally:

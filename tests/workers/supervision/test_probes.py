@@ -284,6 +284,26 @@ def test_a_command_ends_with_its_status_and_the_end_of_what_it_printed(tmp_path:
     assert outcome(tmp_path, "true").is_success
 
 
+def test_the_temporary_folder_of_an_isolated_command_goes_with_it(tmp_path: Path) -> None:
+    isolated = replace(spec(tmp_path), process=Process(isolation="basic", working_directory=str(tmp_path)))
+
+    async def test() -> None:
+        launcher = Launcher()
+        root = tmp_path / "temporary"
+        root.mkdir()
+        host = Host({"PATH": os.environ["PATH"]}, tmp_path, ordinary_user=os.getuid() != 0, temporary_root=root)
+        await launcher.start()
+        try:
+            made = ["sh", "-c", "touch $TMPDIR/made && echo $TMPDIR"]
+            ended = await Commands(launcher, host, 1).run(isolated, made, unit="web-0.check", timeout_s=BOUND_S)
+            assert Path(ended.output.strip()).parent == root, ended
+            assert list(root.iterdir()) == []
+        finally:
+            await launcher.close()
+
+    run(test())
+
+
 def test_a_command_that_dies_by_a_signal_says_which(tmp_path: Path) -> None:
     ended = outcome(tmp_path, "kill -USR1 $$")
     assert (ended.code, ended.signal, ended.is_success) == (None, "SIGUSR1", False)
