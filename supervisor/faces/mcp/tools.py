@@ -9,7 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from inspect import getdoc
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -69,12 +70,21 @@ CANCEL_S = 10.0
 UP = ("Ready", "Busy", "Idle")
 
 
+A = TypeVar("A", bound=Struct)
+
+
 class Answer(NamedTuple):
     """Holds a tool's answer: for programs, and as text for people and models where its JSON would not do."""
 
     structured: object
     text: str | None = None
     is_error: bool = False
+
+
+Hint = Literal["read-only", "destructive", "idempotent", "task"]
+"""A property of a tool; the calls of a "task" can be tasks of MCP."""
+
+Serve = Callable[[Control, A, ToolCaller], Awaitable[Answer]]
 
 
 @dataclass(frozen=True)
@@ -87,12 +97,13 @@ class OwnTool:
     arguments: type[Struct]
     result: type[Struct]
     needs: Rights
+    hints: tuple[Hint, ...]
     serve: Callable[[Control, Any, ToolCaller], Awaitable[Answer]]  # each with its own arguments
-    is_read_only: bool = False
-    is_destructive: bool = False
-    is_idempotent: bool = False
-    is_task: bool = False
-    """Whether a call can be a task of MCP."""
+
+    @property
+    def is_read_only(self) -> bool:
+        """Returns whether a call changes nothing."""
+        return "read-only" in self.hints
 
     def is_within(self, permission: Rights | None) -> bool:
         """Returns whether a client with this permission may use it."""
@@ -100,7 +111,7 @@ class OwnTool:
 
     def described(self) -> dict[str, object]:
         """Returns the entry of `tools/list`."""
-        support = {"execution": {"taskSupport": "optional"}} if self.is_task else {}
+        support = {"execution": {"taskSupport": "optional"}} if "task" in self.hints else {}
         return {
             "name": self.name,
             "title": self.title,
@@ -111,15 +122,32 @@ class OwnTool:
             "annotations": {
                 "title": self.title,
                 "readOnlyHint": self.is_read_only,
-                "destructiveHint": self.is_destructive,
-                "idempotentHint": self.is_read_only or self.is_idempotent,
-                "openWorldHint": self.name == f"{PREFIX}run",
+                "destructiveHint": "destructive" in self.hints,
+                "idempotentHint": self.is_read_only or "idempotent" in self.hints,
+                "openWorldHint": "task" in self.hints,
             },
         }
 
     async def call(self, control: Control, arguments: Mapping[str, object], caller: ToolCaller) -> dict[str, object]:
         """Calls the tool and returns MCP's result object."""
         return _result_of(await self.serve(control, convert(arguments, self.arguments, self.name), caller))
+
+
+OWN_TOOLS: dict[str, OwnTool] = {}
+"""The tools, by name."""
+
+
+def _tool(
+    name: str, title: str, arguments: type[A], result: type[Struct], needs: Rights, *hints: Hint
+) -> Callable[[Serve[A]], Serve[A]]:
+    """Returns a decorator that makes a function one of these tools, whose description is its docstring."""
+
+    def add(serve: Serve[A]) -> Serve[A]:
+        tool = OwnTool(f"{PREFIX}{name}", title, getdoc(serve) or "", arguments, result, needs, hints, serve)
+        OWN_TOOLS[tool.name] = tool
+        return serve
+
+    return add
 
 
 def _result_of(answer: Answer) -> dict[str, object]:
@@ -177,25 +205,51 @@ async def call_method(
     return codec.as_object(codec.decode(answer)) or {}
 
 
+@_tool("list", "List agents and servers", ListArguments, Listed, "read", "read-only")
 async def _list(control: Control, asked: ListArguments, caller: ToolCaller) -> Answer:
+    """The agents and MCP servers that corral keeps: state, workers, running tasks, and why one is not up."""
     status = await call_method(control, "daemon.status", {}, caller)
     keys = {"all": ("agents", "mcp_servers"), "agents": ("agents",), "servers": ("mcp_servers",)}
     found = [each for key in keys[asked.kind] for each in codec.as_array(status.get(key)) or []]
     return Answer(Listed([_entry(codec.as_object(each) or {}) for each in found]))
 
 
+@_tool("show", "Show an agent or server", ShowArguments, Shown, "read", "read-only")
 async def _show(control: Control, asked: ShowArguments, caller: ToolCaller) -> Answer:
+    """An agent or MCP server in full: its configuration, workers, last exits and the end of its stderr."""
     return Answer(await call_method(control, "agent.show", {"name": asked.name}, caller))
 
 
-def _operation(method: str) -> Callable[[Control, OperationArguments, ToolCaller], Awaitable[Answer]]:
+def _operation(name: str, title: str, description: str, *hints: Hint) -> None:
     async def operate(control: Control, asked: OperationArguments, caller: ToolCaller) -> Answer:
         params = {"names": [asked.name], "timeout_s": asked.timeout_s}
-        found = await call_method(control, method, params, caller)
+        found = await call_method(control, f"agent.{name}", params, caller)
         agents = codec.as_array(found.get("agents")) or []
         return Answer(Listed([_entry(codec.as_object(each) or {}) for each in agents]))
 
-    return operate
+    operate.__doc__ = description
+    _tool(name, title, OperationArguments, Listed, "operate", *hints)(operate)
+
+
+_operation(
+    "start",
+    "Start an agent or server",
+    "Starts an agent, MCP server or worker and waits until it is ready.",
+    "idempotent",
+)
+_operation(
+    "stop",
+    "Stop an agent or server",
+    "Stops an agent, MCP server or worker and waits until no process of it is left.",
+    "destructive",
+    "idempotent",
+)
+_operation(
+    "restart",
+    "Restart an agent or server",
+    "Stops an agent, MCP server or worker, starts it again and waits until it is ready.",
+    "destructive",
+)
 
 
 def _task_answer(record: Mapping[str, object]) -> Answer:
@@ -224,7 +278,9 @@ def run_result(record: Mapping[str, object]) -> dict[str, object]:
     return _result_of(_task_answer(record))
 
 
+@_tool("run", "Run a task", RunArguments, Task, "operate", "destructive", "task")
 async def _run(control: Control, asked: RunArguments, caller: ToolCaller) -> Answer:
+    """Gives an agent a task and waits for its end, with progress; the answer is what the agent returned."""
     params = run_params(asked)
     if caller.traceparent is not None:
         params[KEY] = caller.traceparent
@@ -275,7 +331,9 @@ async def introduce(control: Control, person: Person, caller: ToolCaller) -> Non
     await person.take_responses()
 
 
+@_tool("approvals", "List open questions", ApprovalsArguments, Approvals, "read")
 async def _approvals(control: Control, asked: ApprovalsArguments, caller: ToolCaller) -> Answer:
+    """The open questions of tasks. A client with elicitation is asked them, and the rest is returned."""
     params = {key: value for key, value in msgspec.to_builtins(asked).items() if value is not None}
     person = caller.person
     if person is not None:
@@ -294,7 +352,9 @@ async def run_exposed(
     return exposed.result_of(codec.as_object(answer.structured) or {})
 
 
+@_tool("logs", "Read logs", LogsArguments, Logged, "read", "read-only")
 async def _logs(control: Control, asked: LogsArguments, caller: ToolCaller) -> Answer:
+    """The last lines that agents and MCP servers wrote, merged by time."""
     params: dict[str, object] = {"n": asked.lines, "previous": asked.previous}
     if asked.name is not None:
         params["names"] = [asked.name]
@@ -318,7 +378,9 @@ async def _logs(control: Control, asked: LogsArguments, caller: ToolCaller) -> A
     return Answer(Logged(kept[::-1]), "\n".join(lines[::-1]) or "there are no such lines")
 
 
+@_tool("tasks", "List tasks", TasksArguments, Tasks, "read", "read-only")
 async def _tasks(control: Control, asked: TasksArguments, caller: ToolCaller) -> Answer:
+    """Tasks, the newest first, each in short."""
     given = msgspec.to_builtins(asked)
     params = {key: value for key, value in given.items() if value is not None}
     found = await call_method(control, "task.list", params, caller)
@@ -345,7 +407,9 @@ async def _tasks(control: Control, asked: TasksArguments, caller: ToolCaller) ->
     )
 
 
+@_tool("task", "Look at a task", TaskArguments, Task, "read", "read-only")
 async def _task(control: Control, asked: TaskArguments, caller: ToolCaller) -> Answer:
+    """One task with its result or how far it is; can wait for its end."""
     if asked.wait_s > 0:
         try:
             async with asyncio.timeout(asked.wait_s):
@@ -356,7 +420,9 @@ async def _task(control: Control, asked: TaskArguments, caller: ToolCaller) -> A
     return answer._replace(is_error=False)  # a question about a task that failed has not failed
 
 
+@_tool("cancel", "Cancel a task", CancelArguments, Task, "operate", "destructive", "idempotent")
 async def _cancel(control: Control, asked: CancelArguments, caller: ToolCaller) -> Answer:
+    """Cancels a task and what it delegated."""
     answer = _task_answer(await call_method(control, "task.cancel", {"task": asked.task}, caller))
     return answer._replace(is_error=False)
 
@@ -370,7 +436,9 @@ def _is_callable(name: str) -> bool:
     return not name.startswith(NOT_CALLED) and not name.endswith(".follow")
 
 
+@_tool("methods", "List methods", MethodsArguments, Methods, "read", "read-only")
 async def _methods(control: Control, asked: MethodsArguments, caller: ToolCaller) -> Answer:
+    """The methods of the daemon that corral__call may call: name, summary, params, an example."""
     found = [
         MethodEntry(
             name=name,
@@ -385,148 +453,10 @@ async def _methods(control: Control, asked: MethodsArguments, caller: ToolCaller
     return Answer(Methods(found))
 
 
+@_tool("call", "Call a method", CallArguments, Called, "read", "destructive")
 async def _call_method(control: Control, asked: CallArguments, caller: ToolCaller) -> Answer:
+    """Calls any method of the daemon, for all that no other of these tools does: schedules, memory, scaling, events."""
     if asked.method in control.methods and not _is_callable(asked.method):
         words = f'cannot call "{asked.method}" through a tool: MCP has requests of its own for it'
         raise Conflict(words, method=asked.method)
     return Answer(Called(await call_method(control, asked.method, asked.params, caller)))
-
-
-OWN_TOOLS: Mapping[str, OwnTool] = {
-    tool.name: tool
-    for tool in (
-        OwnTool(
-            f"{PREFIX}list",
-            "List agents and servers",
-            "The agents and MCP servers that corral keeps: state, workers, running tasks, and why one is not up.",
-            ListArguments,
-            Listed,
-            "read",
-            _list,
-            is_read_only=True,
-        ),
-        OwnTool(
-            f"{PREFIX}show",
-            "Show an agent or server",
-            "An agent or MCP server in full: its configuration, workers, last exits and the end of its stderr.",
-            ShowArguments,
-            Shown,
-            "read",
-            _show,
-            is_read_only=True,
-        ),
-        OwnTool(
-            f"{PREFIX}start",
-            "Start an agent or server",
-            "Starts an agent, MCP server or worker and waits until it is ready.",
-            OperationArguments,
-            Listed,
-            "operate",
-            _operation("agent.start"),
-            is_idempotent=True,
-        ),
-        OwnTool(
-            f"{PREFIX}stop",
-            "Stop an agent or server",
-            "Stops an agent, MCP server or worker and waits until no process of it is left.",
-            OperationArguments,
-            Listed,
-            "operate",
-            _operation("agent.stop"),
-            is_destructive=True,
-            is_idempotent=True,
-        ),
-        OwnTool(
-            f"{PREFIX}restart",
-            "Restart an agent or server",
-            "Stops an agent, MCP server or worker, starts it again and waits until it is ready.",
-            OperationArguments,
-            Listed,
-            "operate",
-            _operation("agent.restart"),
-            is_destructive=True,
-        ),
-        OwnTool(
-            f"{PREFIX}run",
-            "Run a task",
-            "Gives an agent a task and waits for its end, with progress; the answer is what the agent returned.",
-            RunArguments,
-            Task,
-            "operate",
-            _run,
-            is_destructive=True,
-            is_task=True,
-        ),
-        OwnTool(
-            f"{PREFIX}logs",
-            "Read logs",
-            "The last lines that agents and MCP servers wrote, merged by time.",
-            LogsArguments,
-            Logged,
-            "read",
-            _logs,
-            is_read_only=True,
-        ),
-        OwnTool(
-            f"{PREFIX}tasks",
-            "List tasks",
-            "Tasks, the newest first, each in short.",
-            TasksArguments,
-            Tasks,
-            "read",
-            _tasks,
-            is_read_only=True,
-        ),
-        OwnTool(
-            f"{PREFIX}task",
-            "Look at a task",
-            "One task with its result or how far it is; can wait for its end.",
-            TaskArguments,
-            Task,
-            "read",
-            _task,
-            is_read_only=True,
-        ),
-        OwnTool(
-            f"{PREFIX}cancel",
-            "Cancel a task",
-            "Cancels a task and what it delegated.",
-            CancelArguments,
-            Task,
-            "operate",
-            _cancel,
-            is_destructive=True,
-            is_idempotent=True,
-        ),
-        OwnTool(
-            f"{PREFIX}approvals",
-            "List open questions",
-            "The open questions of tasks. A client with elicitation is asked them, and the rest is returned.",
-            ApprovalsArguments,
-            Approvals,
-            "read",
-            _approvals,
-        ),
-        OwnTool(
-            f"{PREFIX}methods",
-            "List methods",
-            "The methods of the daemon that corral__call may call: name, summary, params, an example.",
-            MethodsArguments,
-            Methods,
-            "read",
-            _methods,
-            is_read_only=True,
-        ),
-        OwnTool(
-            CALL,
-            "Call a method",
-            "Calls any method of the daemon, for all that no other of these tools does: schedules, memory, scaling, events.",
-            CallArguments,
-            Called,
-            "read",
-            _call_method,
-            is_destructive=True,
-        ),
-    )
-}
-"""The tools, by name."""
