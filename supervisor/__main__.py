@@ -230,7 +230,7 @@ def _check_http(daemon: Daemon) -> None:
     if daemon.http is not None:
         address_of(daemon.http, is_protected=has_tls or daemon.http_behind_proxy)
     if has_tls:
-        from .faces.http.tls import read_tls  # noqa: PLC0415  # ssl costs time: only who wants it pays
+        from corral.supervisor.faces.http.credentials import read_tls  # noqa: PLC0415  # ssl costs time: only who wants it pays
 
         read_tls(daemon.http_tls_cert, daemon.http_tls_key)
 

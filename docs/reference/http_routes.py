@@ -1,6 +1,6 @@
 """Makes the page http_routes.md from the method table."""
 
-from corral.supervisor.faces.http_api.statuses import success
+from corral.supervisor.faces.http_api.routes import success
 from corral.worker.methods.faces import Route
 from corral.worker.methods.method import Method
 from corral.worker.methods.table import METHODS

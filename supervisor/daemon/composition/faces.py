@@ -54,6 +54,6 @@ async def export_figures(groups: Groups, api: ApiGroup) -> None:
     export = groups.records.exports.of_figures()
     if export is None:
         return
-    from corral.supervisor.faces.prometheus.push import push  # noqa: PLC0415  # prometheus_client: only who wants it pays
+    from corral.supervisor.faces.prometheus.face import push  # noqa: PLC0415  # prometheus_client: only who wants it pays
 
     await push(figures_of(groups, api), groups.records.in_force, export.send, export.report, export.interval_s)

@@ -25,14 +25,12 @@ from corral.supervisor.config.decoding.values import HttpAuth
 from corral.supervisor.config.spec.spec import Config, Daemon
 from corral.supervisor.faces.a2a.face import A2aFace
 from corral.supervisor.faces.a2a.push import Pushes
-from corral.supervisor.faces.dashboard.face import BrowserSessions, DashboardFace, PageFace
-from corral.supervisor.faces.dashboard.sessions import Sessions
+from corral.supervisor.faces.dashboard.face import BrowserSessions, DashboardFace, PageFace, Sessions
 from corral.supervisor.faces.http.admission import address_of, is_loopback
+from corral.supervisor.faces.http.credentials import MIN_TOKEN, read_tls, read_token
 from corral.supervisor.faces.http.face import WRONG_TOKEN, Access, Authenticate, Bind, Face, HttpClient
 from corral.supervisor.faces.http.probes import Health, Readiness, Ready
 from corral.supervisor.faces.http.server import HttpServer
-from corral.supervisor.faces.http.tls import read_tls
-from corral.supervisor.faces.http.token_file import MIN_TOKEN, read_token
 from corral.supervisor.faces.http_api.calls import ApiFace
 from corral.supervisor.faces.http_api.documents import DocsFace, OpenApiFace
 from corral.supervisor.faces.http_api.runtime_routes import RuntimeFace

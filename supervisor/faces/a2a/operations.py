@@ -20,9 +20,8 @@ from corral.worker.contract.records import ENDED, Task
 from corral.worker.control.approvals import Approvals
 from corral.worker.control.results import TaskPage
 
-from ..http.callers import OneAnswer
 from ..http.event_sender import Outbox, send_call
-from ..http.face import HttpClient
+from ..http.face import HttpClient, OneAnswer
 from .bindings import Binding
 from .messages import STATES, VERSION, A2aError, artifact_update, context_of, error_of, status_update, task_of, wanted
 from .push import Pushes

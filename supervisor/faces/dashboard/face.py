@@ -6,10 +6,12 @@ of another server of this machine could have the cookie sent: a request with a s
 says that it comes from this very origin.
 """
 
+import secrets
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 from aiohttp import web
@@ -19,7 +21,64 @@ from corral.worker.contract.errors import InvalidParams, MethodNotFound, Permiss
 from ..http.answers import JSON, Refused, check_type, read_body
 from ..http.face import FOREIGN, Authenticate, HttpClient
 from ..http_api.documents import HEADERS, check_read, file_answer, files_of
-from .sessions import SESSION_S, Proof, Sessions
+
+SESSION_S = 12 * 3600.0
+"""Seconds that a session lasts, whether it is used or not: about a working day."""
+
+MAX_SESSIONS = 200
+
+WORD_BYTES = 32
+"""Bytes of chance in each of the two words."""
+
+
+class Proof(NamedTuple):
+    """What a browser shows of its session: the value of its cookie, and that of its header."""
+
+    cookie: str
+    header: str
+
+
+class _Session(NamedTuple):
+    """Holds the digest of the token that a session stands for, and its end."""
+
+    token: bytes
+    until: float
+
+
+class Sessions:
+    """Holds the open sessions, the oldest first; beyond `most` of them the oldest is closed."""
+
+    def __init__(self, most: int = MAX_SESSIONS, duration_s: float = SESSION_S) -> None:
+        self._most = most
+        self._duration_s = duration_s
+        self._open: dict[bytes, _Session] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def open(self, token: bytes, now: float) -> Proof:
+        """Opens a session of the token with this digest."""
+        for each in [each for each, session in self._open.items() if session.until <= now]:
+            del self._open[each]
+        while len(self._open) >= self._most:
+            del self._open[next(iter(self._open))]
+        proof = Proof(secrets.token_urlsafe(WORD_BYTES), secrets.token_urlsafe(WORD_BYTES))
+        self._open[_digest(proof)] = _Session(token, now + self._duration_s)
+        return proof
+
+    def token(self, proof: Proof, now: float) -> bytes | None:
+        """Returns the digest of the token of a session; None if it is closed, over, or none."""
+        session = self._open.get(_digest(proof))
+        return None if session is None or session.until <= now else session.token
+
+    def close(self, proof: Proof) -> None:
+        """Closes a session; one that is closed stays so."""
+        self._open.pop(_digest(proof), None)
+
+
+def _digest(proof: Proof) -> bytes:
+    return sha256(" ".join(proof).encode("utf-8", "surrogateescape")).digest()
+
 
 PAGE = Path(__file__).parent / "page"
 

@@ -1,11 +1,13 @@
 """Decides which HTTP requests are served: those that name a host that is ours, come from no foreign page, and bring a token.
 
 `Host` keeps a page in a browser out that has had its own name point to this machine; `Origin` keeps out the pages
-whose browser says where they come from. Both are looked at before the token.
+whose browser says where they come from. Both are looked at before the token. The answer to a wrong token waits: nobody
+who mistypes one notices it, and nobody guesses many.
 """
 
 import ipaddress
 import re
+from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from urllib.parse import unquote_to_bytes
 
@@ -123,3 +125,34 @@ def _bare(host: str) -> str:
     """Returns a host without its port."""
     name, _, port = host.rpartition(":")
     return name if port.isdecimal() else host
+
+
+FREE = 5
+"""Wrong tokens of one address within a window that are answered at once."""
+
+WINDOW_S = 60.0
+
+STEP_S = 0.1
+"""Seconds by which each further one waits longer."""
+
+MOST_S = 0.3
+
+ADDRESSES_MAX = 1000
+"""Addresses that are remembered; beyond, the one that was silent for the longest is forgotten."""
+
+
+class Guesses:
+    """Counts the wrong tokens of each address; the clock is an argument, in seconds."""
+
+    def __init__(self) -> None:
+        self._counts: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    def wait_s(self, address: str, now: float) -> float:
+        """Counts one more wrong token, and returns the seconds that its answer has to wait."""
+        count, since = self._counts.pop(address, (0, now))
+        if now - since > WINDOW_S:
+            count, since = 0, now
+        self._counts[address] = (count + 1, since)
+        if len(self._counts) > ADDRESSES_MAX:
+            self._counts.popitem(last=False)
+        return min(MOST_S, max(0, count + 1 - FREE) * STEP_S)

@@ -3,12 +3,14 @@
 It must not know aiohttp's server, a face of ours, or how a client was identified.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from corral.worker.contract.errors import NotFound
+from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
+from corral.worker.contract.errors import Conflict, NotFound
 from corral.worker.control.access import Rights
+from corral.worker.control.params import AttachParams
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -113,3 +115,33 @@ class Face(Protocol):
     async def close(self) -> None:
         """Ends all that is under way."""
         ...
+
+
+class OneAnswer:
+    """Represents a caller over HTTP that waits for one answer: notifications are not sent to it."""
+
+    def __init__(self, client: HttpClient) -> None:
+        self.name = client.name
+        self.permission: Rights = client.permission
+        self.who: Mapping[str, object] = client.who
+        self.agents: Sequence[str] | None = client.agents
+        self.tenant = client.tenant
+        self.supervisor: WorkerSupervisor | None = None  # a worker is known by its process alone
+
+    def notify(self, method: str, params: Mapping[str, object]) -> None:
+        """Drops a notification."""
+
+    async def drain(self) -> None:
+        """Returns at once."""
+
+    def follow(self, following: Awaitable[None]) -> None:
+        """Refuses: it has one answer."""
+        raise Conflict("cannot follow anything in one answer: accept text/event-stream")
+
+    def attach(self, view: AttachParams) -> None:
+        """Refuses: MCP has a path of its own."""
+        raise Conflict("cannot attach over HTTP: MCP is at /mcp")
+
+    def log_in(self, digest: bytes | None, tenant: str) -> None:
+        """Refuses: each request brings a token."""
+        raise Conflict("cannot log in over HTTP: each request brings its token")

@@ -16,7 +16,7 @@ from corral.worker.methods.faces import Resumption, Route
 from corral.worker.methods.method import AnyMethod
 
 from .other_paths import other_paths
-from .statuses import ERROR_STATUSES, MESSAGES, success
+from .routes import ERROR_STATUSES, MESSAGES, success
 
 BASE = "/api/v1"
 

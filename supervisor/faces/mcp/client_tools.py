@@ -19,8 +19,7 @@ from corral.worker.contract.mcp_info import INSTRUCTIONS
 from corral.worker.contract.trace_context import KEY, valid
 from corral.worker.control.params import AttachParams
 
-from .elicitation import InputRequired, Person, Questions
-from .missing_input import complete
+from .elicitation import InputRequired, Person, Questions, complete
 from .offer import Offer
 from .tasks import ClientTasks
 from .tool_caller import Client

@@ -4,6 +4,9 @@ A legacy client is asked by requests, which are withdrawn when a question ends o
 time limit, with its task. A modern client gets a result that requires input, and calls again with the answers. Answers go to
 `approval.answer` under the rights of the client; the first one of all counts. To decline is to refuse, where a question has an
 option for that, and to decline the form that it belongs to; to cancel leaves it open for others, and this call does not ask it again.
+
+A client is asked by a form, too, for required arguments of an agent's tool that its call leaves out (`ask_missing`): a modern one
+calls again with the same arguments and the person's response. The check of the input refuses a call that lacks one even then.
 """
 
 import asyncio
@@ -11,10 +14,13 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from corral.mcp.protocol.messages import Caller
 from corral.mcp.protocol.tasks import RELATED_TASK
+from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.records.events.bus import Bus, Event
 from corral.supervisor.tasks.run.tasks import Tasks
 from corral.supervisor.tasks.worker_api.approvals import Approvals
+from corral.supervisor.tasks.worker_api.exposed import Receiver
 from corral.worker.contract import codec
 from corral.worker.contract.approvals import OPTION_CHARS, Approval
 from corral.worker.contract.errors import CorralError, InvalidParams
@@ -23,6 +29,17 @@ ELICIT = "elicitation/create"
 
 KEY = "approval-"
 """Beginning of the key of a question among the input that a result requires."""
+
+FORM_KEY = "missing"
+"""Key of the form among the input that a result requires."""
+
+PRIMITIVES = frozenset({"string", "number", "integer", "boolean"})
+"""Types of the fields of a form."""
+
+OF_FIELDS = frozenset(
+    {*("type", "title", "description", "default", "enum", "format"), *("minLength", "maxLength", "minimum", "maximum")}
+)
+"""Keys of a schema that a field of a form may have."""
 
 ONE_TIME_MOST = 20
 """Number of questions that one result requires an answer to."""
@@ -242,3 +259,65 @@ def _state_of(written: object) -> dict[str, object]:
     if found is None:
         raise InvalidParams('cannot go on: "requestState" is none of corral', key="requestState")
     return found
+
+
+async def complete(
+    receiver: Receiver, arguments: Mapping[str, object], params: Mapping[str, object], caller: Caller
+) -> Mapping[str, object]:
+    """Returns the arguments with what the person gives."""
+    form = form_of(receiver, arguments)
+    if form is None or has_response(params):
+        return completed(receiver, arguments, params)
+    if caller.ask is None:
+        raise InputRequired({FORM_KEY: {"method": ELICIT, "params": form}}, None)
+    try:
+        response = await caller.ask(ELICIT, form)
+    except CorralError:
+        return arguments  # it is refused, and the refusal names what is missing
+    return completed(receiver, arguments, {"inputResponses": {FORM_KEY: response}})
+
+
+def has_response(params: Mapping[str, object]) -> bool:
+    """Returns True if a call has the response to a form."""
+    return FORM_KEY in (codec.as_object(params.get("inputResponses")) or {})
+
+
+def form_of(receiver: Receiver, arguments: Mapping[str, object]) -> dict[str, object] | None:
+    """Returns the form for what a call leaves out; None if nothing is, or it cannot be asked in a form."""
+    fields: dict[str, object] = {}
+    for key, schema in _missing(receiver, arguments).items():
+        field = {each: value for each, value in schema.items() if each in OF_FIELDS}
+        if field.get("type") not in PRIMITIVES:
+            return None
+        fields[key] = field
+    if not fields:
+        return None
+    schema = {"type": "object", "properties": fields, "required": sorted(fields)}
+    title = receiver.title or receiver.name
+    return {"mode": "form", "message": f"{title} needs more:", "requestedSchema": schema}
+
+
+def completed(
+    receiver: Receiver, arguments: Mapping[str, object], params: Mapping[str, object]
+) -> Mapping[str, object]:
+    """Returns the arguments with those that a response to the form gives; others in it are ignored."""
+    responses = codec.as_object(params.get("inputResponses")) or {}
+    response = codec.as_object(responses.get(FORM_KEY)) or {}
+    content = codec.as_object(response.get("content")) or {}
+    if response.get("action") != "accept":
+        return arguments
+    return {**arguments, **{key: content[key] for key in _missing(receiver, arguments) if key in content}}
+
+
+def _missing(receiver: Receiver, arguments: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
+    """Returns the required properties without an argument, with their schemas."""
+    if not isinstance(receiver, Spec) or not receiver.ask_missing:
+        return {}
+    schema = receiver.input_schema or {}
+    properties = codec.as_object(schema.get("properties")) or {}
+    required = codec.as_array(schema.get("required")) or []
+    return {
+        key: codec.as_object(properties.get(key)) or {}
+        for key in required
+        if isinstance(key, str) and key not in arguments
+    }

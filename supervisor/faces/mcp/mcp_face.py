@@ -41,12 +41,20 @@ from corral.worker.contract.errors import (
 
 from ..http.answers import Refused as HttpRefused
 from ..http.answers import read_body
+from ..http.credentials import TOKEN_BYTES
 from ..http.event_sender import GREETING, send
 from ..http.face import HttpClient
 from ..http.sse import Stream, place_of
-from ..http.token_file import TOKEN_BYTES
-from .mcp_headers import LAST_EVENT
-from .mcp_request import HttpTools, ViewQuery, accepted_types, check_headers, client_name, version_of, view_query
+from .mcp_request import (
+    LAST_EVENT,
+    HttpTools,
+    ViewQuery,
+    accepted_types,
+    check_headers,
+    client_name,
+    version_of,
+    view_query,
+)
 from .mcp_session import MAX_SESSIONS, HttpSession, HttpSessions, Id, Refused, Reply, RpcRequest, failure, read_request
 
 PATH = "/mcp"

@@ -34,8 +34,7 @@ from corral.worker.contract.errors import (
 from corral.worker.contract.records import ENDED, Task
 from corral.worker.contract.trace_context import KEY, valid
 
-from . import missing_input
-from .elicitation import Questions, input_requests
+from .elicitation import Questions, completed, form_of, has_response, input_requests
 from .offer import Offer
 from .shapes import RunArguments
 from .tool_caller import ToolCaller
@@ -98,10 +97,10 @@ class ClientTasks:
                 return None  # a delegation of the task that calls
             receiver = self._offer.receiver(name)
             if self._offer.person(caller, {}) is not None:
-                asks = caller.ask is None and not missing_input.has_response(params)
-                if asks and missing_input.form_of(receiver, arguments) is not None:
+                asks = caller.ask is None and not has_response(params)
+                if asks and form_of(receiver, arguments) is not None:
                     return None  # the person is asked first
-                arguments = missing_input.completed(receiver, arguments, params)
+                arguments = completed(receiver, arguments, params)
             order = exposed.order_of(receiver, arguments)
             asked = RunArguments(order.objective, agent=receiver.name, input=order.input)
         traceparent = valid((codec.as_object(params.get("_meta")) or {}).get(KEY))

@@ -6,16 +6,22 @@ task is run.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
 from corral.supervisor.agents.membership.agents import Agents
+from corral.supervisor.agents.running.agent import Agent
 from corral.supervisor.api.table.table import Control
 from corral.supervisor.config.decoding.values import HttpAuth
+from corral.supervisor.config.spec.spec import Group
+from corral.supervisor.config.spec.team import Team
 from corral.supervisor.tenants.tokens.scope import is_in_scope
+from corral.supervisor.workers.lifecycle.cordon import Unschedulable
+from corral.supervisor.workers.lifecycle.state_machine import UP
+from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract import codec
 from corral.worker.contract.errors import CorralError, InvalidParams, MethodNotFound, NotFound, ParseError, from_wire
 from corral.worker.contract.misfit import misfit_of
@@ -24,11 +30,148 @@ from corral.worker.contract.trace_context import KEY, valid
 from corral.worker.control.access import Rights
 
 from ..http.answers import Refused, answer, check_type, read_body, status_of
-from ..http.callers import OneAnswer
 from ..http.event_sender import Outbox, event, send_call
-from ..http.face import ANONYMOUS, HttpClient
-from .health import reasons_of
-from .openapi import document
+from ..http.face import ANONYMOUS, HttpClient, OneAnswer
+
+
+def reasons_of(agents: Agents, name: str) -> list[str]:
+    """Returns the reasons why it cannot do its work; empty where it can."""
+    if agents.draining:
+        return ["the daemon is stopping"]
+    if agents.emergency_stop is not None:
+        return ["an emergency stop is in force"]
+    return _reasons(agents, agents.groups.by_name, name)
+
+
+def _reasons(agents: Agents, groups: Mapping[str, Group], name: str) -> list[str]:
+    group, agent = groups.get(name), agents.agents.get(name)
+    if group is not None:
+        return _of_group(agents, groups, group)
+    return [f"{name} no longer exists"] if agent is None else _of_agent(agent)
+
+
+def _of_group(agents: Agents, groups: Mapping[str, Group], group: Group) -> list[str]:
+    needed = (group.lead,) if isinstance(group, Team) and group.lead is not None else group.needs
+    found = [_reasons(agents, groups, each) for each in needed]
+    is_one_enough = isinstance(group, Team) and group.lead is None
+    if is_one_enough and not all(found):
+        return []
+    return [reason for reasons in found for reason in reasons]
+
+
+def _of_agent(agent: Agent) -> list[str]:
+    found = [
+        f"{agent.name}: check {health.name} failed: {health.message}"
+        for supervisor in agent.supervisors
+        for health in supervisor.health_monitor.healths
+        if health.degraded
+    ]
+    if found:
+        return found
+    if not agent.supervisors:
+        return [f"{agent.name}: it has no workers"]
+    down = [_why_down(supervisor) for supervisor in agent.supervisors]
+    return [] if None in down else [reason for reason in down if reason is not None]
+
+
+def _why_down(supervisor: WorkerSupervisor) -> str | None:
+    """Returns why a worker takes no task now; None where it does, or wakes up for one."""
+    worker = supervisor.worker
+    if supervisor.is_cordoned(Unschedulable.HIBERNATED):
+        return None
+    if worker.paused_at is not None:
+        return f"{worker.id} is paused"
+    if worker.state in UP:
+        return None
+    if not worker.wanted:
+        return f"{worker.id} is stopped"
+    return f"{worker.id} is {worker.state}" + (f": {worker.reason}" if worker.reason else "")
+
+
+Document = dict[str, Any]  # Any: JSON of many shapes
+
+_ERROR: Document = {
+    "type": "object",
+    "properties": {
+        "code": {"type": "integer"},
+        "name": {"type": "string"},
+        "message": {"type": "string"},
+        "data": {"type": "object"},
+    },
+    "required": ["code", "name", "message", "data"],
+}
+
+_RESULT: Document = {
+    "type": "object",
+    "properties": {
+        "task": {"type": "string", "description": "its id"},
+        "state": {"enum": ["succeeded", "failed", "cancelled", "timeout"]},
+        "output": {"description": "what the handler has returned"},
+        "error": _ERROR,
+    },
+    "required": ["task", "state", "output"],
+}
+
+_BODY: Document = {
+    "type": "object",
+    "properties": {
+        "input": {"description": "any JSON value, for the handler"},
+        "objective": {"type": "string", "default": ""},
+        "context": {"description": "any JSON value, for the handler"},
+        "session": {"type": "string", "minLength": 1, "maxLength": 200},
+        "timeout_s": {"type": "number", "exclusiveMinimum": 0},
+        "stream": {"type": "boolean", "default": False},
+    },
+    "additionalProperties": False,
+}
+
+_HEALTH: Document = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "status": {"enum": ["ok", "unavailable"]},
+        "reasons": {"type": "array", "items": {"type": "string"}},
+    },
+    "required": ["name", "status", "reasons"],
+}
+
+
+def document(name: str, *, with_token: bool) -> Document:
+    """Returns the document of the service of that agent, team or workflow."""
+    failed = _answer("an error, or the task has failed", {"properties": {"error": _ERROR}})
+    run: Document = {
+        "summary": "Runs a task and answers when it has ended.",
+        "operationId": "run",
+        "parameters": [{"name": "Idempotency-Key", "in": "header", "schema": {"type": "string"}}],
+        "requestBody": {"content": {"application/json": {"schema": _BODY}}},
+        "responses": {"200": _answer("the task has succeeded", _RESULT), "default": failed},
+    }
+    run["responses"]["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    health: Document = {
+        "summary": "Returns whether tasks can be done now.",
+        "operationId": "health",
+        "security": [],
+        "responses": {"200": _answer("they can", _HEALTH), "503": _answer("they cannot", _HEALTH)},
+    }
+    status: Document = {
+        "summary": "Returns the state, with that of each worker.",
+        "operationId": "status",
+        "responses": {"200": _answer("the state", {"type": "object"}), "default": failed},
+    }
+    found: Document = {
+        "openapi": "3.1.0",
+        "info": {"title": name, "version": "1"},
+        "paths": {"/run": {"post": run}, "/health": {"get": health}, "/status": {"get": status}},
+    }
+    if with_token:
+        found["security"] = [{"token": []}]
+        found["components"] = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
+    return found
+
+
+def _answer(meaning: str, schema: Document) -> Document:
+    return {"description": meaning, "content": {"application/json": {"schema": schema}}}
+
 
 EVENTS = {"task.progress": "progress", "task.part": "part"}
 """Names of the events of a stream, by notification."""

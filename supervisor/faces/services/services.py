@@ -7,10 +7,11 @@ on to RETRY_MAX_S. A service that leaves its address answers the requests that i
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 from msgspec.structs import replace
 
 from corral.supervisor.agents.membership.agents import Agents
@@ -22,7 +23,60 @@ from corral.supervisor.records.store.store import Store
 from corral.worker.contract.errors import Conflict, CorralError, InvalidParams
 from corral.worker.contract.records import ServiceStatus
 
-from .exposures import Exposure, Exposures
+KEY = "exposures"
+"""Key of all of them in the table `meta`."""
+
+
+class Exposure(msgspec.Struct, frozen=True):
+    """Represents where one is served: at `address`, or nowhere (None)."""
+
+    address: str | None
+    auth: HttpAuth = "token"
+
+
+def written(entry: Spec | Group) -> Exposure:
+    """Returns what the table of an agent, team or workflow says."""
+    return Exposure(entry.http, entry.http_auth)
+
+
+class Exposures:
+    """Holds what was changed at run time, by name."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._by_name: Mapping[str, Exposure] = {}
+
+    async def load(self) -> None:
+        """Reads them from the store."""
+        rows = await self._store.read("SELECT value FROM meta WHERE key = ?", (KEY,))
+        if rows:
+            self._by_name = msgspec.json.decode(str(rows[0][0]), type=dict[str, Exposure])
+
+    def of(self, entry: Spec | Group) -> Exposure:
+        """Returns what is in force for an agent, team or workflow."""
+        return self._by_name.get(entry.name) or written(entry)
+
+    def has(self, name: str) -> bool:
+        """Returns whether it was changed at run time."""
+        return name in self._by_name
+
+    async def set(self, entry: Spec | Group, exposure: Exposure) -> None:
+        """Stores a change; one to what the table says is none."""
+        others = {name: each for name, each in self._by_name.items() if name != entry.name}
+        is_none = exposure.address == entry.http and (exposure.address is None or exposure.auth == entry.http_auth)
+        await self._write(others if is_none else {**others, entry.name: exposure})
+
+    async def forget(self, names: Collection[str]) -> None:
+        """Removes those of names that are no longer there."""
+        kept = {name: each for name, each in self._by_name.items() if name not in names}
+        if kept != self._by_name:
+            await self._write(kept)
+
+    async def _write(self, by_name: Mapping[str, Exposure]) -> None:
+        sql = "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)"
+        await self._store.write((sql, (KEY, msgspec.json.encode(by_name).decode())))
+        self._by_name = by_name
+
 
 RETRY_S = 1.0
 RETRY_MAX_S = 30.0

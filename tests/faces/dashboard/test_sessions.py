@@ -1,6 +1,6 @@
 """The table of browser sessions: bounded in number and time."""
 
-from corral.supervisor.faces.dashboard.sessions import Proof, Sessions
+from corral.supervisor.faces.dashboard.face import Proof, Sessions
 
 TOKEN, OTHER = b"1" * 32, b"2" * 32
 

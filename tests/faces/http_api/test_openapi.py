@@ -12,7 +12,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from corral.supervisor.faces.http.answers import status_of
 from corral.supervisor.faces.http_api.openapi import BASE, openapi
-from corral.supervisor.faces.http_api.statuses import ERROR_STATUSES, MESSAGES
+from corral.supervisor.faces.http_api.routes import ERROR_STATUSES, MESSAGES
 from corral.worker.contract.errors import CLASSES
 from corral.worker.methods.table import METHODS
 from daemon_process import BIN

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from corral.supervisor.faces.http.answers import status_of
-from corral.supervisor.faces.http_api.request_params import IN_QUERY, fields_of, is_list
-from corral.supervisor.faces.http_api.routes import Router
+from corral.supervisor.faces.http_api.routes import IN_QUERY, Router, fields_of, is_list
 from corral.worker.contract.errors import Conflict, CorralError
 from corral.worker.methods.faces import Route
 from corral.worker.methods.method import AnyMethod

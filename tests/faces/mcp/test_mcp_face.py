@@ -26,11 +26,11 @@ from corral.mcp.protocol.messages import META, Caller
 from corral.mcp.upstream import http_headers
 from corral.supervisor.faces.http.admission import address_of
 from corral.supervisor.faces.http.answers import MAX_BODY_BYTES
+from corral.supervisor.faces.http.credentials import read_token
 from corral.supervisor.faces.http.face import Access, HttpClient
 from corral.supervisor.faces.http.server import HttpServer
 from corral.supervisor.faces.http.sse import MAX_BYTES, MAX_EVENTS, Stream, place_of
-from corral.supervisor.faces.http.token_file import read_token
-from corral.supervisor.faces.mcp import mcp_headers
+from corral.supervisor.faces.mcp import mcp_request
 from corral.supervisor.faces.mcp.mcp_face import McpFace
 from corral.supervisor.faces.mcp.mcp_request import ViewQuery
 from corral.supervisor.faces.mcp.mcp_session import HttpSession, Reply, RpcRequest
@@ -686,7 +686,7 @@ def test_a_header_says_the_same_as_an_argument_or_the_call_is_refused(
     arguments = {} if value is None else {"region": value}
     refused = contextlib.nullcontext() if is_same else pytest.raises(ProtocolError)
     with refused:
-        mcp_headers.check_params(lambda name: said if name == "Mcp-Param-Region" else [], SCHEMA, arguments)
+        mcp_request.check_params(lambda name: said if name == "Mcp-Param-Region" else [], SCHEMA, arguments)
 
 
 @pytest.mark.parametrize(
@@ -699,8 +699,8 @@ def test_what_our_own_client_says_in_headers_is_accepted(arguments: dict[str, ob
     def values(name: str) -> list[str]:
         return [said[name]] if name in said else []
 
-    mcp_headers.check_routing(values, "tools/call", params, "2026-07-28")
-    mcp_headers.check_params(values, SCHEMA, arguments)
+    mcp_request.check_routing(values, "tools/call", params, "2026-07-28")
+    mcp_request.check_params(values, SCHEMA, arguments)
 
 
 def test_who_listens_is_answered_when_the_daemon_ends() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from corral.supervisor.faces.http.credentials import read_tls
 from corral.supervisor.faces.http.listener import HANDSHAKE_S
-from corral.supervisor.faces.http.tls import read_tls
 from corral.worker.contract.errors import InvalidParams
 from daemon_process import BIN, BOUND_S, DaemonProcess
 from tls_files import certificate
