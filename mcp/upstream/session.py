@@ -30,6 +30,7 @@ from corral.worker.contract.errors import (
     ToolFailed,
 )
 from corral.worker.contract.jsonrpc import CANCELLED, Foreign, Notification, Peer, Request
+from corral.worker.contract.read_turns import ReadTurns
 
 from ..protocol import messages
 from ..protocol.catalog import KINDS, Catalogue, Kind
@@ -89,6 +90,7 @@ class Session:
         on_notification: Callable[[Notification], None] = _ignore,
         on_closed: Callable[[CorralError | None], None] = _ignore,
         authorize: Callable[[Mapping[str, object]], Awaitable[object]] | None = None,
+        turns: ReadTurns | None = None,
     ) -> None:
         self.name = name
         self.liveness = Liveness(PROVES_SILENT * request_timeout_s)
@@ -119,6 +121,7 @@ class Session:
             on_message=self._received,
             on_closed=self._ended,
             lost=_Lost,
+            turns=turns,
         )
         self._flights = Flights(self._relays, self._channel.reschedule)
         self._inventory = Inventory(name, self._ask_for_list, on_catalogue)

@@ -12,11 +12,14 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, NamedTuple, cast
 
 from .errors import Cancelled, CorralError, InternalError, Overloaded, Timeout, WorkerFailed
 from .jsonrpc import Event, Foreign, Id, Notification, Peer, Request, Response, Withdrawn
+from .read_turns import ReadTurns
 
 STALL_S = 30.0
 """Seconds that a peer may not read before its connection is closed."""
@@ -29,6 +32,9 @@ PATIENT_BYTES = 64 * 1024
 
 READ_BYTES = 64 * 1024
 """Bytes of one read of a pipe: asyncio's own buffer is so large that each read maps new memory."""
+
+SLICE_BYTES = 16 * 1024
+"""Bytes of one read that are decoded at a time where channels take turns."""
 
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
 """Bytes unsent at which the connection is closed at once: responses are queued even while the peer does not read."""
@@ -71,6 +77,7 @@ class Channel(asyncio.Protocol):
         lost: the class of the error with which requests in flight end when the peer is gone.
         stall_s: seconds that the peer may not read before the connection is closed.
         max_unsent_bytes: bytes unsent at which it is closed at once.
+        turns: shared with the other channels that are to be served by turns; without it, what was read is served at once.
     """
 
     def __init__(
@@ -88,6 +95,7 @@ class Channel(asyncio.Protocol):
         lost: type[CorralError] = WorkerFailed,
         stall_s: float = STALL_S,
         max_unsent_bytes: int = MAX_UNSENT_BYTES,
+        turns: ReadTurns | None = None,
     ) -> None:
         self.peer = peer
         self.name = name
@@ -101,6 +109,9 @@ class Channel(asyncio.Protocol):
         self._on_foreign = on_foreign
         self._on_message = on_message
         self._on_closed = on_closed
+        self._turns = turns
+        self._left: Iterator[Event] | None = None
+        """What was read and is still to be served; meanwhile nothing more is read."""
         self._lost = lost
         self._stall_s = stall_s
         self._is_patient = False
@@ -202,12 +213,16 @@ class Channel(asyncio.Protocol):
 
     def _dispatch_last(self) -> None:
         if not self.is_closed:
+            left, self._left = self._left, None
+            self._take(left or ())
+        if not self.is_closed:
             self._take(self.peer.finish())
 
     def _end(self) -> None:
         if self.is_closed:
             return
         self.is_closed = True
+        self._left = None
         self._ended.set()
         error = self._error or self._lost(f"cannot reach {self.name}: the connection is closed")
         for response in self.peer.close(error):
@@ -446,15 +461,48 @@ class Channel(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Serves the messages in the next bytes of the peer."""
+        if self._turns is None:
+            self._serve_some(self.peer.receive(data))
+        elif self._left is None:
+            self._left = self._events(data)
+            self._go_on()
+        else:
+            self._left = chain(self._left, self._events(data))
+
+    def _events(self, data: bytes) -> Iterator[Event]:
+        for first in range(0, len(data), SLICE_BYTES):  # reading them takes time, too
+            yield from self.peer.receive(data[first : first + SLICE_BYTES])
+
+    def _go_on(self) -> None:
+        """Serves what was read for as long as it is this channel's turn."""
+        turns, left = self._turns, self._left
+        reader = cast("asyncio.ReadTransport | None", self._reader)
+        if turns is None or left is None:
+            return  # it has ended
+        is_over = self._serve_some(left, turns.slice_end())
+        if is_over:
+            self._left = None
+        else:
+            turns.wait(self._go_on)
+        # What comes while the transport is being made comes before it is known.
+        if reader is None or reader.is_closing() or reader.is_reading() == is_over:
+            return
+        if is_over:
+            reader.resume_reading()
+        else:
+            reader.pause_reading()
+
+    def _serve_some(self, events: Iterable[Event], until: float | None = None) -> bool:
+        """Serves messages, until a time on `time.perf_counter`; returns whether none is left."""
         self._is_taking = True
         try:
-            self._take(self.peer.receive(data))
+            return self._take(events, until)
         finally:
             self._is_taking = False
-        if not self.is_closed and self.peer.has_unsent:
-            self._flush()
+            if not self.is_closed and self.peer.has_unsent:
+                self._flush()
 
-    def _take(self, events: Sequence[Event]) -> None:
+    def _take(self, events: Iterable[Event], until: float | None = None) -> bool:
         is_noted = False
         for event in events:
             if not is_noted and self._on_message is not None and type(event) is not Foreign:
@@ -465,7 +513,10 @@ class Channel(asyncio.Protocol):
             else:
                 self._dispatch(event)
             if self.is_closed:  # a handler closed the channel
-                return
+                return True
+            if until is not None and time.perf_counter() >= until:
+                return False
+        return True
 
     def _dispatch(self, event: Event) -> None:
         if type(event) is Request:

@@ -22,6 +22,7 @@ from corral.worker.contract.channel import Channel
 from corral.worker.contract.errors import CorralError, InvalidParams
 from corral.worker.contract.jsonrpc import Foreign, Notification, Peer, Request
 from corral.worker.contract.misfit import misfit_of
+from corral.worker.contract.read_turns import ReadTurns
 from corral.worker.contract.worker_messages import PROTOCOL_VERSION, HealthOffer, Hello
 
 from ..process.launcher_client import Child
@@ -56,6 +57,11 @@ class Hooks(Protocol):
     @property
     def generation(self) -> int:
         """Returns the number of the daemon's start."""
+        ...
+
+    @property
+    def turns(self) -> ReadTurns:
+        """Returns the turns that the lines of all workers take."""
         ...
 
     @property
@@ -154,6 +160,7 @@ class CorralLine:
             on_notification=hooks.receive,
             on_foreign=self._log,
             on_message=self._note,
+            turns=hooks.turns,
         )
         await self.channel.open_pipes(child.stdout_fd, child.stdin_fd)
         spec = self._spec
@@ -253,6 +260,7 @@ class McpLine:
             on_catalogue=hooks.catalogue_changed,
             on_updated=hooks.resource_updated,
             authorize=hooks.token if spec.asks_tokens else None,
+            turns=hooks.turns,
         )
 
     def _log(self, foreign: Foreign) -> None:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from corral.supervisor.records.events.bus import Bus
 from corral.supervisor.records.logs.store import LogStore
 from corral.supervisor.records.store.incarnations import Incarnations
+from corral.worker.contract.read_turns import ReadTurns
 
 from ..lifecycle.placements import Placements
 from ..listening.sockets import ListenSockets
@@ -74,6 +75,7 @@ class Shared:
     starting: asyncio.Semaphore
     stall_clock: StallClock = field(default_factory=StallClock)
     start_gate: StartGate = field(default_factory=lambda: StartGate(PREPARED_STARTS))
+    turns: ReadTurns = field(default_factory=ReadTurns)
     removals: Removals = field(default_factory=Removals)
     task_moments: TaskMoments = field(default_factory=TaskMoments)
     sockets: ListenSockets = field(default_factory=ListenSockets)

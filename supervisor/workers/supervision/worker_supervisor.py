@@ -24,6 +24,7 @@ from corral.worker.contract import codec
 from corral.worker.contract.channel import Channel
 from corral.worker.contract.errors import NotInitialized, WorkerFailed
 from corral.worker.contract.jsonrpc import Notification, Request
+from corral.worker.contract.read_turns import ReadTurns
 
 from ..lifecycle import start_failure, state_machine, transitions
 from ..lifecycle.cordon import HANDS_NOTHING_OVER, TAKES_NOTHING_NEW, Unschedulable
@@ -77,6 +78,10 @@ class _LineHooks:
     @property
     def generation(self) -> int:
         return self._supervisor.shared.generation
+
+    @property
+    def turns(self) -> ReadTurns:
+        return self._supervisor.shared.turns
 
     @property
     def era_hint(self) -> Era | None:
