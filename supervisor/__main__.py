@@ -30,6 +30,9 @@ from .daemon.host import background
 from .daemon.host.installation import Paths, default_paths, read_config
 from .daemon.host.lifeline import Lifeline
 from .daemon.host.state_folder import check_state_folder
+from .daemon.upgrade import proof
+from .daemon.upgrade.handover import read
+from .daemon.upgrade.replacement import Adoption, giving_back
 from .faces.http.admission import address_of
 from .faces.socket.socket_lock import inherited_socket
 from .records.logs.daemon_log import STDERR, DaemonLog
@@ -57,8 +60,20 @@ def main() -> None:
     mark = ERROR_MARK if is_stream_to_journal(STDERR, stream) else ""
     try:
         lifeline = None if arguments.lifeline is None else Lifeline.of(arguments.lifeline)
-        inherited = None if arguments.check else inherited_socket(os.environ, os.getpid())
-        paths, config = _locate(arguments, os.environ, os.getuid(), inherited)
+        adoption = (
+            None
+            if arguments.take_up is None
+            else Adoption(read(arguments.take_up), arguments.take_up, arguments.returned)
+        )
+        if adoption is not None:
+            adoption.begin()
+        takes_socket = not arguments.check and arguments.prove is None
+        inherited = inherited_socket(os.environ, os.getpid()) if takes_socket else None
+        with giving_back(adoption):
+            paths, config = _locate(arguments, os.environ, os.getuid(), inherited)
+        if arguments.prove is not None:
+            proof.show(arguments.prove, paths.state_dir)
+            return
     except CorralError as error:
         _fail(error, mark)
     if arguments.check:
@@ -93,7 +108,7 @@ def main() -> None:
     if paths.config is None:
         logging.getLogger(__name__).info("no configuration file: agents are added by corral add")
     try:
-        uvloop.run(daemon.run(config, paths, daemon_log, inherited, lifeline))
+        uvloop.run(daemon.run(config, paths, daemon_log, inherited, lifeline, adoption))
     except CorralError as error:
         _fail(error, mark)
     except Exception:
@@ -181,6 +196,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--scratch", metavar="DIR", type=Path, help="a folder to remove in the end, with all in it")
     parser.add_argument("--check", action="store_true", help="validate the configuration and exit")
+    # Of one program of the daemon to the next, see `daemon.upgrade`:
+    parser.add_argument("--prove", metavar="FD", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--take-up", metavar="FD", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--returned", metavar="REASON", default="", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="store_true", help="show the version and exit")
     return parser
 

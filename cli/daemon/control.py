@@ -112,6 +112,27 @@ def daemon_stop(session: Session, timeout_s: float | None, no_wait: bool) -> Non
     session.answer(found, f"{'stopping' if no_wait else 'stopped'} corrald, pid {pid}")
 
 
+@daemon.define("upgrade")
+@option("--python PATH", "Interpreter of the installation that is to go on; by default the present one.", "python")
+@option("--check", "Let the next program prove that it can go on, and change nothing.")
+@option("--timeout D", "Time for what cannot be taken along to end (10 s).", "timeout_s", type=duration)
+def daemon_upgrade(session: Session, python: str | None, check: bool, timeout_s: float | None) -> None:
+    """Let a newer program take the place of the running daemon, and end nothing.
+
+    Workers, MCP servers and their pids stay. What cannot be taken along is waited for, and then refuses the upgrade by name.
+    """
+    params = {"python": python, "check": check, **({} if timeout_s is None else {"timeout_s": timeout_s})}
+    found = session.call("daemon.upgrade", params, timeout_s=None)
+    version, before = word(found, "version"), word(found, "before")
+    if check:
+        session.answer(found, f"corral {version} can go on in place of {before}")
+        return
+    gap = render.duration(number(found, "gap_s"))
+    session.answer(
+        found, f"corral {version} runs in place of {before}, pid {word(found, 'pid')}; nothing was answered for {gap}"
+    )
+
+
 def _has_ended(pid: int, timeout_s: float | None) -> bool:
     """Waits for the end of a process; returns whether it has ended."""
     with suppress(ProcessLookupError):  # it has ended already

@@ -451,7 +451,8 @@ export interface DaemonFound {
  * Represents the daemon itself in `status`.
  *
  * `log_lost` counts entries of its own log, `journal_lost` lines of workers that are in the files and not
- * in the system's journal. `http` is the address where MCP is served over HTTP.
+ * in the system's journal. `http` is the address where MCP is served over HTTP. `upgrades` counts how often another
+ * program took the place of the one before, without an end.
  */
 export interface DaemonStatus {
   pid: number;
@@ -470,6 +471,7 @@ export interface DaemonStatus {
   journal?: boolean;
   journal_lost?: number;
   http?: string | null;
+  upgrades?: number;
 }
 
 /**
@@ -2395,6 +2397,31 @@ export interface Tools {
   failures: Record<string, ErrorSchema>;
 }
 
+/**
+ * Selects the Python interpreter of the next program, the present one by default, and the time for what cannot be taken along.
+ *
+ * With `check` the next program only proves that it can go on.
+ */
+export interface UpgradeParams {
+  python?: string | null;
+  check?: boolean;
+  timeout_s?: number;
+}
+
+/**
+ * Represents the result of `daemon.upgrade`: the program that goes on, or would with `check`, and the one before.
+ *
+ * `upgrades` counts them since the daemon started; `gap_s` is the time in which nothing was answered.
+ */
+export interface Upgraded {
+  pid: number;
+  python: string;
+  version: string;
+  before: string;
+  upgrades: number;
+  gap_s: number;
+}
+
 /** Represents a value in memory; null where there is none. */
 export interface Value {
   value: unknown;
@@ -3534,6 +3561,15 @@ export class Corral extends Connection {
   /** Replaces the text of a token, and keeps its rights; the old one ends at once, or after `overlap_s`. */
   rotateToken(args: { name: string } & TokenRotateParamsWithoutName, options?: RequestOptions): Promise<NewToken> {
     return this.request("POST", "/api/v1/tokens/{name}/rotate", [], args, options) as Promise<NewToken>;
+  }
+
+  /**
+   * Lets another program take the place of the daemon's own, in the same process: no process of a worker ends.
+   *
+   * A program that cannot go on, and work that cannot be taken along within `timeout_s`, refuse it by name and change nothing.
+   */
+  upgrade(args: UpgradeParams = {}, options?: RequestOptions): Promise<Upgraded> {
+    return this.request("POST", "/api/v1/upgrade", [], args, options) as Promise<Upgraded>;
   }
 
   /** Returns the caller as this daemon knows it: name, rights and agents. */

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,9 +40,13 @@ class RecordsGroup:
 
 
 async def make_records(
-    in_force: InForce, state_dir: Path, store: Store, stack: contextlib.AsyncExitStack
+    in_force: InForce,
+    state_dir: Path,
+    store: Store,
+    stack: contextlib.AsyncExitStack,
+    last_event: Callable[[], str] = lambda: "daemon.stopped",
 ) -> RecordsGroup:
-    """Makes them for the state folder of the store; `stack` ends them."""
+    """Makes them for the state folder of the store; `stack` ends them, with an event of the type `last_event`."""
     config = in_force.config
     history = await EventHistory.open(store, in_force)
     logs = LogStore(state_dir / "logs", unclean=not history.was_clean)
@@ -49,7 +54,7 @@ async def make_records(
     bus = Bus(history.first_seq, history.keep, reserve=history.reserve)
     audit = await Audit.open(store, in_force)
     await _log_head(audit)
-    stack.push_async_callback(_end_cleanly, history, bus, audit)
+    stack.push_async_callback(_end_cleanly, history, bus, audit, last_event)
     forwarding = Forwarding(logs, bus)
     stack.push_async_callback(forwarding.close)  # after the last worker has ended
     forwarding.want(config.daemon.journal)
@@ -70,7 +75,7 @@ async def _log_head(audit: Audit) -> None:
         logger.info("audit head", extra={"fields": {"audit_head": str(head)}})
 
 
-async def _end_cleanly(history: EventHistory, bus: Bus, audit: Audit) -> None:
+async def _end_cleanly(history: EventHistory, bus: Bus, audit: Audit, last_event: Callable[[], str]) -> None:
     await audit.close()
     await _log_head(audit)
-    await history.end(bus.publish("daemon.stopped").seq)
+    await history.end(bus.publish(last_event()).seq)

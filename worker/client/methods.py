@@ -299,6 +299,11 @@ class Methods:
     @calls(daemon.DAEMON_STOP)
     async def stop_daemon(self) -> results.Stopping: ...
 
+    @calls(daemon.DAEMON_UPGRADE)
+    async def upgrade(
+        self, *, python: str | None = None, check: bool = False, timeout_s: float = 10.0
+    ) -> results.Upgraded: ...
+
     @calls(deployment.DEPLOYMENT_ABORT)
     async def abort_deployment(self, name: str) -> Deployment: ...
 

@@ -18,7 +18,7 @@ from itertools import chain
 from typing import Any, NamedTuple, cast
 
 from .errors import Cancelled, CorralError, InternalError, Overloaded, Timeout, WorkerFailed
-from .jsonrpc import Event, Foreign, Id, Notification, Peer, Request, Response, Withdrawn
+from .jsonrpc import Event, Foreign, Id, Notification, Peer, PeerHandover, Request, Response, Withdrawn
 from .read_turns import ReadTurns
 
 STALL_S = 30.0
@@ -58,6 +58,13 @@ class Call(NamedTuple):
 
     id: Id
     answer: asyncio.Future[object]
+
+
+class ChannelHandover(NamedTuple):
+    """Holds the state of a connection for another program: `requests` are those that are being served."""
+
+    peer: PeerHandover
+    requests: tuple[Request, ...]
 
 
 class Channel(asyncio.Protocol):
@@ -119,7 +126,7 @@ class Channel(asyncio.Protocol):
         self._reader: asyncio.BaseTransport | None = None
         self._writer: asyncio.WriteTransport | None = None
         self._write_fd = -1
-        self._serving: dict[Id, asyncio.Task[None]] = {}
+        self._serving: dict[Id, tuple[Request, asyncio.Task[None]]] = {}
         self._flush_handle: asyncio.Handle | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._expiry_at = 0.0
@@ -227,7 +234,7 @@ class Channel(asyncio.Protocol):
         error = self._error or self._lost(f"cannot reach {self.name}: the connection is closed")
         for response in self.peer.close(error):
             self._settle(response)
-        for task in list(self._serving.values()):
+        for _, task in list(self._serving.values()):
             task.cancel()
         for handle in (self._expiry, self._stall, self._flush_handle):
             if handle is not None:
@@ -242,6 +249,45 @@ class Channel(asyncio.Protocol):
         self._on_request, self._on_message = _refuse, None
         self._on_notification = self._on_foreign = self._on_closed = _ignore
         on_closed(self._error)
+
+    # -- from one program to another
+
+    @property
+    def requests(self) -> list[Request]:
+        """Returns the requests of the peer that are being served."""
+        return [request for request, _ in self._serving.values()]
+
+    @property
+    def is_drained(self) -> bool:
+        """Returns whether all output is in the kernel."""
+        is_written = self._writer is not None and self._writer.get_write_buffer_size() == 0
+        return is_written and not self.peer.has_unsent and not self.is_closed
+
+    def hold(self) -> None:
+        """Reads nothing more, until `release`: what the peer sends stays in the kernel."""
+        if not self.is_closed and self._reader is not None and not self._reader.is_closing():
+            cast("asyncio.ReadTransport", self._reader).pause_reading()
+
+    def release(self) -> None:
+        """Reads again."""
+        if not self.is_closed and self._reader is not None and not self._reader.is_closing():
+            cast("asyncio.ReadTransport", self._reader).resume_reading()
+
+    def hand_over(self) -> ChannelHandover:
+        """Returns the state with which another program goes on; for one that is held and drained."""
+        return ChannelHandover(self.peer.hand_over(), tuple(self.requests))
+
+    def take_up(self, left: ChannelHandover) -> dict[Id, asyncio.Future[object]]:
+        """Goes on from the state of another program, once it is connected and before the loop turns.
+
+        The requests of the peer are served anew. Returns the answers to the own ones that are in flight, by their ids.
+        """
+        answers = {request_id: self._loop.create_future() for request_id in left.peer.asked}
+        self.peer.take_up(left.peer, answers)
+        self._arm_expiry()
+        for request in left.requests:
+            self._begin(request)
+        return answers
 
     # -- sending
 
@@ -539,12 +585,12 @@ class Channel(asyncio.Protocol):
         if self.is_eager:
             task = _eager_task(self._serve(request), self._loop)
             if not task.done():
-                self._serving[request.id] = task
+                self._serving[request.id] = request, task
         else:
-            self._serving[request.id] = self._loop.create_task(self._serve(request))
+            self._serving[request.id] = request, self._loop.create_task(self._serve(request))
 
     def _withdraw(self, event: Withdrawn) -> None:
-        task = self._serving.get(event.id)
+        _, task = self._serving.get(event.id, (None, None))
         if task is None:
             return
         task.cancel(event.reason)

@@ -96,6 +96,24 @@ class Foreign(NamedTuple):
     cut_bytes: int = 0
 
 
+class PeerHandover(NamedTuple):
+    """Holds the state of a peer for another program that goes on with the connection.
+
+    `partial` is the beginning of a line; `asked` has the own requests in flight by their ids, each with its method and
+    deadline; `serving` the ids of those of the other side.
+    """
+
+    last_number: int
+    partial: bytes
+    is_skipping: bool
+    skipped_bytes: int
+    is_in_pieces: bool
+    accepts_batches: bool
+    dropped: int
+    asked: dict[Id, tuple[str, float | None]]
+    serving: tuple[Id, ...]
+
+
 Event = Request | Notification | Response | Withdrawn | Foreign
 
 
@@ -154,6 +172,35 @@ class Peer:
         self.dropped = 0
         """Number of responses without a request in flight: late, repeated or invented ones."""
         self._accepts_batches = False
+
+    # -- from one program to another
+
+    def hand_over(self) -> PeerHandover:
+        """Returns the state with which another program goes on; for one that has nothing unsent."""
+        return PeerHandover(
+            last_number=self._last_number,
+            partial=bytes(self._partial),
+            is_skipping=self._skipping,
+            skipped_bytes=self._skipped_bytes,
+            is_in_pieces=self._in_pieces,
+            accepts_batches=self._accepts_batches,
+            dropped=self.dropped,
+            asked={each: (method, deadline) for each, (method, deadline, _) in self._in_flight.items()},
+            serving=tuple(self._serving),
+        )
+
+    def take_up(self, left: PeerHandover, contexts: Mapping[Id, object]) -> None:
+        """Goes on from the state of another program, before the first byte; requests without a context are forgotten."""
+        self._last_number, self.dropped = left.last_number, left.dropped
+        self._partial += left.partial
+        self._skipping, self._skipped_bytes = left.is_skipping, left.skipped_bytes
+        self._in_pieces, self._accepts_batches = left.is_in_pieces, left.accepts_batches
+        self._serving.update(left.serving)
+        for number, (request_id, context) in enumerate(contexts.items()):
+            method, deadline = left.asked[request_id]
+            self._in_flight[request_id] = (method, deadline, context)
+            if deadline is not None:
+                heapq.heappush(self._deadlines, (deadline, -number, request_id))
 
     # -- receiving
 

@@ -473,7 +473,8 @@ class DaemonStatus(Struct, frozen=True, kw_only=True):
     """Represents the daemon itself in `status`.
 
     `log_lost` counts entries of its own log, `journal_lost` lines of workers that are in the files and not
-    in the system's journal. `http` is the address where MCP is served over HTTP.
+    in the system's journal. `http` is the address where MCP is served over HTTP. `upgrades` counts how often another
+    program took the place of the one before, without an end.
     """
 
     pid: int
@@ -492,6 +493,7 @@ class DaemonStatus(Struct, frozen=True, kw_only=True):
     journal: bool = False
     journal_lost: int = 0
     http: str | None = None
+    upgrades: int = 0
 
 
 class TaskCounts(Struct, frozen=True, kw_only=True):

@@ -28,6 +28,17 @@ class ReloadParams(Struct, frozen=True, forbid_unknown_fields=True):
     timeout_s: Seconds | None = None
 
 
+class UpgradeParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Selects the Python interpreter of the next program, the present one by default, and the time for what cannot be taken along.
+
+    With `check` the next program only proves that it can go on.
+    """
+
+    python: str | None = None
+    check: bool = False
+    timeout_s: Seconds = 10.0
+
+
 class LogLevelParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Sets the least severe level of the daemon's own log."""
 

@@ -58,6 +58,20 @@ class Stopping(Struct, frozen=True, kw_only=True):
     pid: int
 
 
+class Upgraded(Struct, frozen=True, kw_only=True):
+    """Represents the result of `daemon.upgrade`: the program that goes on, or would with `check`, and the one before.
+
+    `upgrades` counts them since the daemon started; `gap_s` is the time in which nothing was answered.
+    """
+
+    pid: int
+    python: str
+    version: str
+    before: str
+    upgrades: int
+    gap_s: float
+
+
 class Reloaded(Struct, frozen=True, kw_only=True):
     """Represents the result of `daemon.reload`: the changes that were made, or of a dry run those that would be.
 

@@ -45,6 +45,18 @@ DAEMON_RELOAD = method(
     example={"dry_run": True},
 )
 
+DAEMON_UPGRADE = method(
+    Signature("daemon.upgrade", params.UpgradeParams, results.Upgraded),
+    access("admin", recorded="always", recorded_keys=("version", "before", "upgrades")),
+    faces("POST /upgrade", python="upgrade", command="daemon upgrade"),
+    """
+    Lets another program take the place of the daemon's own, in the same process: no process of a worker ends.
+
+    A program that cannot go on, and work that cannot be taken along within `timeout_s`, refuse it by name and change nothing.
+    """,
+    example={"check": True},
+)
+
 DAEMON_SCHEMA = method(
     Signature("daemon.schema", params.SchemaParams, SCHEMA),
     access("read", OPEN),

@@ -88,6 +88,11 @@ class Deployments:
                 text = f'cannot deploy "{record.agent}": the daemon ended'
                 await self._records.fail(record.deployment, Cancelled(text))
 
+    @property
+    def is_busy(self) -> bool:
+        """Returns whether a deployment is under way."""
+        return bool(self._running or self._canaries)
+
     async def clean(self) -> None:
         """Removes what an earlier daemon left, and what no spec and no revision refers to."""
         left, self._left = self._left, []

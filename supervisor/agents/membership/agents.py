@@ -17,6 +17,7 @@ from corral.supervisor.config.spec.loader import expanded_table, group_table, to
 from corral.supervisor.config.spec.spec import BUILT_IN, Config, Spec, kind_of_group
 from corral.supervisor.config.spec.template_spec import merge
 from corral.supervisor.workers.lifecycle.cordon import Unschedulable
+from corral.supervisor.workers.supervision.worker_supervisor import WorkerHandover, WorkerSupervisor
 from corral.worker.contract.errors import Conflict, Timeout
 
 from ..external.logins import Logins
@@ -136,6 +137,13 @@ class Tables:
 logger = logging.getLogger(__name__)
 
 
+class AgentHandover(msgspec.Struct, frozen=True):
+    """Holds what the next program goes on from: whether it was stopped on request, and its workers by their numbers."""
+
+    held: bool
+    workers: tuple[WorkerHandover, ...]
+
+
 class Agents:
     """Holds the agents and MCP servers of one daemon by name, and offers the operations on them."""
 
@@ -165,6 +173,7 @@ class Agents:
         self.tables = Tables(registry, groups, overrides, membership)
         self.reload = Reload(running, membership, changes, groups, overrides)
         self._loading = Loading(running, membership, changes, groups, overrides)
+        self._taken_up: frozenset[str] = frozenset()  # the names of those that went on from an earlier program
 
     @property
     def config(self) -> Config:
@@ -188,17 +197,49 @@ class Agents:
     def boot(self) -> None:
         """Starts what starts by itself, as far as the process limit goes and no emergency stop is in force.
 
-        Changes that an earlier daemon had not finished go on from there.
+        Changes that an earlier daemon had not finished go on from there. Of those that were taken up only workers that waited
+        are started.
         """
         if self.emergency.in_force is None:
             self.startup.start_within_limit(
                 supervisor
                 for agent in self.agents.values()
-                if agent.spec.autostart
                 for supervisor in agent.supervisors
                 if not supervisor.is_cordoned(Unschedulable.HIBERNATED)
+                and (supervisor.worker.waits if agent.name in self._taken_up else agent.spec.autostart)
             )
         self._loading.resume()
+
+    # -- from one program of the daemon to the next
+
+    def obstacles(self) -> list[str]:
+        """Returns what no other program can go on with, each in words."""
+        found = [words for each in self.registry.lives() if (words := each.obstacle)]
+        for agent in self.agents.values():
+            if agent.changing.locked() or agent.target is not None or agent.beside:
+                found.append(f'"{agent.name}" is being changed')
+            if agent.spec.listen:
+                found.append(f'"{agent.name}" has sockets to listen at')
+        return found
+
+    def hand_over(self) -> dict[str, AgentHandover]:
+        """Returns what the next program goes on from, by the names of the agents; without obstacles."""
+        return {
+            agent.name: AgentHandover(agent.held, tuple(each.hand_over() for each in agent.supervisors))
+            for agent in self.agents.values()
+        }
+
+    async def take_up(self, left: Mapping[str, AgentHandover]) -> dict[str, WorkerSupervisor]:
+        """Goes on from what the program before has left; returns the supervisors of the units that have processes."""
+        found = {name: self.agents[name] for name in left if name in self.agents}
+        for name, agent in found.items():
+            await self.replicas.fit(agent, len(left[name].workers))
+        for name, agent in found.items():
+            agent.held = left[name].held
+            for supervisor, worker in zip(agent.supervisors, left[name].workers, strict=True):
+                supervisor.take_up(worker)
+        self._taken_up = frozenset(found)
+        return {each.life.unit: each for each in self.registry.lives() if each.life is not None}
 
     async def drain(self) -> None:
         """Stops everything, dependents before the agents that they require."""
@@ -209,5 +250,8 @@ class Agents:
             logger.error("%s", error)
         await self.replicas.close(self.registry.lives())
         await self.replicas.settle()
+
+    async def settle(self) -> None:
+        """Finishes what is removed and written beside the workers, at the end of this program."""
         await self.shared.removals.finish()
         await self.shared.incarnations.release_unused()

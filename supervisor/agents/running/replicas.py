@@ -216,6 +216,13 @@ class Replicas:
         except ResourceLimitExceeded as error:
             self._shared.bus.publish("limit.processes", agent=name, reason=error.message)
 
+    async def fit(self, agent: Agent, number: int) -> None:
+        """Gives an agent as many workers as another program had, before one of them has begun."""
+        self._append(agent, max(0, number - len(agent.supervisors)))
+        surplus = agent.supervisors[number:]
+        del agent.supervisors[number:]
+        await self.close(surplus)
+
     def put_in_force(self, agent: Agent, spec: Spec) -> None:
         """Puts the keys of a spec in force that need no new process; the others with the next process of each worker."""
         before, agent.spec = agent.spec, spec

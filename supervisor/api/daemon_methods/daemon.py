@@ -32,6 +32,7 @@ from corral.worker.control.params import (
     SchemaParams,
     StatisticsParams,
     StatusParams,
+    UpgradeParams,
 )
 from corral.worker.control.results import (
     DaemonFound,
@@ -44,6 +45,7 @@ from corral.worker.control.results import (
     QuotaList,
     Reloaded,
     Stopping,
+    Upgraded,
 )
 from corral.worker.control.runtime_results import Template, TemplateParam, Templates
 from corral.worker.methods import daemon as definitions
@@ -96,6 +98,10 @@ class DaemonMethods:
         if params.wait and not params.dry_run:
             await self._agents.revisions.until_settled(plan.revisions, params.timeout_s)
         return msgspec.convert(plan, Reloaded, from_attributes=True)
+
+    @serve(definitions.DAEMON_UPGRADE)
+    async def _upgrade(self, params: UpgradeParams, _caller: Caller) -> Upgraded:
+        return await self._daemon.upgrades.perform(params)
 
     @serve(definitions.DAEMON_SCHEMA)
     async def _schema(self, params: SchemaParams, _caller: Caller) -> dict[str, object]:

@@ -45,6 +45,8 @@ from corral.worker.contract.records import (
     WorkerStatus,
     WorkflowStatus,
 )
+from corral.worker.control.params import UpgradeParams
+from corral.worker.control.results import Upgraded
 
 from ..metrics.statistics import Statistics
 from .cluster import JoinedCluster
@@ -91,6 +93,19 @@ class Services(Protocol):
         ...
 
 
+class Upgrades(Protocol):
+    """Lets another program take the place of this one."""
+
+    @property
+    def count(self) -> int:
+        """Returns how often one has, since the daemon started."""
+        ...
+
+    async def perform(self, params: UpgradeParams) -> Upgraded:
+        """Performs an upgrade; the program that goes on returns the answer."""
+        ...
+
+
 @dataclass(frozen=True)
 class DaemonFacts:
     """Holds what is to be told of the daemon itself: its files and sockets, its log, and what may be degraded."""
@@ -108,6 +123,7 @@ class DaemonFacts:
     """Those of agents, teams and workflows over HTTP."""
     activation: SocketActivation
     joined: JoinedCluster
+    upgrades: Upgrades
 
 
 class StatusReport:
@@ -216,6 +232,7 @@ class StatusReport:
                 journal=forwarding.is_wanted,
                 journal_lost=forwarding.lost_lines,
                 http=self._daemon.web.address,
+                upgrades=self._daemon.upgrades.count,
             ),
             agents=[],
             mcp_servers=[],

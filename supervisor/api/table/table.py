@@ -38,6 +38,7 @@ from corral.worker.contract.errors import (
     PermissionDenied,
 )
 from corral.worker.control.access import permits
+from corral.worker.methods.daemon import DAEMON_UPGRADE
 from corral.worker.methods.method import AnyMethod
 
 from ..metrics.statistics import Statistics
@@ -46,7 +47,7 @@ from .handlers import Caller, Handler, recorded_values, turn_key
 from .inventory import Inventory
 from .scoping import AgentScope, Scope, WholeScope
 
-UNLIMITED = frozenset({"daemon.emergency_stop", "daemon.reload", "daemon.stop", "package.upload"})
+UNLIMITED = frozenset({"daemon.emergency_stop", "daemon.reload", "daemon.stop", "daemon.upgrade", "package.upload"})
 """Changes that are no part of max_changes_per_minute: an emergency, the ways to another limit, and the parts of a package,
 whose `package.add` counts."""
 
@@ -297,6 +298,11 @@ class Control:
         self._turns = turns
         self._statistics = statistics
         self._joined = joined
+
+    def goes_on(self, name: str) -> bool:
+        """Returns whether another program may serve a call of this method anew: it only reads, or is the upgrade itself."""
+        method = self.methods.get(name)
+        return method is not None and (method.access.permission == "read" or name == DAEMON_UPGRADE.name)
 
     async def call(self, name: str, params: Mapping[str, object], caller: Caller) -> object:
         """Returns the result of a method, a Struct, Raw or plain values: waits for the caller's turn, and counts and logs the call."""

@@ -4,6 +4,7 @@ Begin reading here: what a group has is in `supervisor/<group>/group.py`.
 """
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from corral.supervisor.records.store.store import Store
 from corral.supervisor.tasks.group import TasksGroup, make_tasks
 from corral.supervisor.tenants.group import TenantsGroup, make_tenants
 from corral.supervisor.workers.group import WorkersGroup, make_workers
+from corral.supervisor.workers.process.launcher_client import LauncherHandover
 
 from ..host.installation import Paths, make_host, make_launcher
 
@@ -44,12 +46,17 @@ class Groups:
 
 
 async def make_groups(
-    config: Config, paths: Paths, daemon_log: DaemonLog, store: Store, stack: contextlib.AsyncExitStack
+    config: Config,
+    paths: Paths,
+    daemon_log: DaemonLog,
+    store: Store,
+    stack: contextlib.AsyncExitStack,
+    last_event: Callable[[], str],
 ) -> Groups:
-    """Makes the groups; `stack` takes them down."""
+    """Makes the groups; `stack` takes them down, with an event of the type `last_event`."""
     in_force = InForce(config)
     registry = Registry(in_force)
-    records = await make_records(in_force, paths.state_dir, store, stack)
+    records = await make_records(in_force, paths.state_dir, store, stack, last_event)
     launcher = make_launcher(config, paths, records.bus)
     folder = "/" if paths.config is None else str(paths.config.resolve().parent)
     workers = make_workers(records, registry, launcher, make_host(config, paths, launcher), folder)
@@ -96,12 +103,14 @@ def follow_workers(groups: Groups) -> None:
     changes.subscribe(agents.rollouts.changed, load=True)
 
 
-async def start_launcher(groups: Groups, stack: contextlib.AsyncExitStack) -> None:
-    """Starts the launcher; `stack` ends it, and before it what runs processes of its own."""
+async def start_launcher(
+    groups: Groups, stack: contextlib.AsyncExitStack, left: LauncherHandover | None = None
+) -> None:
+    """Starts the launcher, unless an earlier program has `left` one; `stack` ends it, and before it what runs processes."""
     launcher = groups.workers.launcher
     stack.callback(groups.agents.activation.close)
     stack.push_async_callback(groups.tenants.trees.close)
-    await launcher.start()
+    await launcher.start(left)
     stack.push_async_callback(launcher.close)
     stack.push_async_callback(groups.workers.egress.end)
     stack.push_async_callback(groups.models.gateway.end)

@@ -31,8 +31,8 @@ class Room:
     """Describes the life of one part of the daemon.
 
     `load` reads what the store has; `start` follows when all have loaded and clients are heard; `run` goes on until it is
-    cancelled, or done; `close` ends what is under way when the daemon stops; `expire` removes what is too old at a time
-    in seconds since 1970.
+    cancelled, or done; `close` ends what is under way when the daemon stops; `settle` writes what is in memory alone, then
+    and when another program takes the place of this one; `expire` removes what is too old at a time in seconds since 1970.
     """
 
     name: str
@@ -40,13 +40,14 @@ class Room:
     start: Callable[[], None] | None = None
     run: Callable[[], Coroutine[object, object, object]] | None = None
     close: Callable[[], Awaitable[None] | None] = nothing
+    settle: Callable[[], Awaitable[None] | None] = nothing
     expire: Expire = nothing
 
 
-def life_of(groups: Groups, built_in: Spec, is_urgent: asyncio.Event) -> list[Room]:
+def life_of(groups: Groups, built_in: Spec, is_urgent: asyncio.Event, kept: frozenset[str] = frozenset()) -> list[Room]:
     """Returns the parts of the daemon, in the order in which they load, start, and close.
 
-    A part stands after those that it asks while it loads, and after those whose ends it records while it closes.
+    The folders `kept` are of workers that were taken up. A part stands after those that it asks while it loads, and after those whose ends it records while it closes.
     """
     records, workers, tenants, agents = groups.records, groups.workers, groups.tenants, groups.agents
     tasks, figures, running, host = groups.tasks, groups.figures, groups.agents.agents, groups.workers.host
@@ -57,8 +58,8 @@ def life_of(groups: Groups, built_in: Spec, is_urgent: asyncio.Event) -> list[Ro
         Room("logs", expire=aged(records.logs.expire, lambda config: config.events.retention)),
         Room("audit", expire=records.audit.prune),
         Room("events", run=records.history.run, expire=kept_events),
-        Room("leftovers", run=_removal(remove_leftovers, leftovers(host.temporary_root))),
-        Room("containers", run=_removal(remove_containers, leftovers(host.containers_root))),
+        Room("leftovers", run=_removal(remove_leftovers, leftovers(host.temporary_root), kept)),
+        Room("containers", run=_removal(remove_containers, leftovers(host.containers_root), kept)),
         Room("alerts", run=workers.alerts.run),
         Room("limits", run=workers.limits.run),
         Room("checkpoints", expire=workers.checkpoints.expire),
@@ -73,6 +74,7 @@ def life_of(groups: Groups, built_in: Spec, is_urgent: asyncio.Event) -> list[Ro
             load=partial(running.load, [built_in]),
             start=running.boot,
             close=partial(_stop_workers, running, workers.launcher, is_urgent),
+            settle=running.settle,
         ),
         Room("revisions", expire=aged(running.revisions.expire, _kept_revisions)),
         Room("hibernation", load=agents.hibernation.load, start=agents.hibernation.boot, run=agents.hibernation.run),
@@ -95,19 +97,21 @@ def life_of(groups: Groups, built_in: Spec, is_urgent: asyncio.Event) -> list[Ro
             expire=partial(_expire_tasks, Records(records.store), running),
         ),
         Room("schedules", load=tasks.schedules.load, run=tasks.schedules.run),
-        Room("tool calls", close=calls.flush, expire=lambda _: calls.expire()),
-        Room("costs", close=figures.costs.flush, expire=lambda _: figures.costs.expire()),
-        Room("metrics", run=figures.collector.run, close=figures.collector.close, expire=figures.metrics.expire),
+        Room("tool calls", settle=calls.flush, expire=lambda _: calls.expire()),
+        Room("costs", settle=figures.costs.flush, expire=lambda _: figures.costs.expire()),
+        Room("metrics", run=figures.collector.run, settle=figures.collector.close, expire=figures.metrics.expire),
         Room("store", expire=lambda _: records.store.shrink()),  # after all that others remove
     ]
     return life if groups.cluster is None else [*life, Room("cluster", run=groups.cluster.run)]
 
 
-def _removal(remove: Callable[[list[str]], None], left: list[str]) -> Callable[[], Coroutine[object, object, None]]:
+def _removal(
+    remove: Callable[[list[str]], None], left: list[str], kept: frozenset[str]
+) -> Callable[[], Coroutine[object, object, None]]:
     """Returns what removes, beside the serving, what an earlier daemon has left."""
 
     async def run() -> None:
-        await asyncio.to_thread(remove, left)
+        await asyncio.to_thread(remove, [each for each in left if each not in kept])
 
     return run
 
@@ -160,5 +164,13 @@ def start(rooms: Sequence[Room]) -> None:
 async def close(rooms: Sequence[Room]) -> None:
     """Closes each after the other."""
     for room in rooms:
-        if (closing := room.close()) is not None:
-            await closing
+        for act in (room.close, room.settle):
+            if (closing := act()) is not None:
+                await closing
+
+
+async def settle(rooms: Sequence[Room]) -> None:
+    """Lets each write what is in memory alone."""
+    for room in rooms:
+        if (settling := room.settle()) is not None:
+            await settling

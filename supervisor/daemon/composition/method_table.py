@@ -4,13 +4,13 @@ from functools import partial
 
 from corral.supervisor.api.group import ApiGroup, Served, make_api
 from corral.supervisor.api.table.cluster import JoinedCluster
-from corral.supervisor.api.table.status import DaemonFacts, Services, WebPlace
+from corral.supervisor.api.table.status import DaemonFacts, Services, Upgrades, WebPlace
 
 from ..host.installation import read_config
 from .groups import Groups
 
 
-def compose_api(groups: Groups, started: float, services: Services, web: WebPlace) -> ApiGroup:
+def compose_api(groups: Groups, started: float, services: Services, web: WebPlace, upgrades: Upgrades) -> ApiGroup:
     """Makes the method table, which the cluster asks from now on."""
     paths, records, joined = groups.paths, groups.records, JoinedCluster()
     daemon = DaemonFacts(
@@ -26,6 +26,7 @@ def compose_api(groups: Groups, started: float, services: Services, web: WebPlac
         services,
         groups.agents.activation,
         joined,
+        upgrades,
     )
     served = Served(records, groups.workers, groups.tenants, groups.agents, groups.tasks, groups.models, groups.figures)
     api = make_api(served, daemon)

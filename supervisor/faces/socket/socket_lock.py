@@ -11,6 +11,7 @@ import socket
 import struct
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from corral.worker.contract.errors import Conflict, InvalidParams, PermissionDenied
 
@@ -63,6 +64,10 @@ READ_WRITE = 6
 NO_ID = 0xFFFFFFFF
 
 
+HeldLock: TypeAlias = tuple[int, socket.socket]
+"""The descriptor of the lock's file, and the socket that listens at its path."""
+
+
 class SocketLock:
     """Holds the right to listen at a path, which one daemon has at a time.
 
@@ -70,8 +75,10 @@ class SocketLock:
     neither replaced nor removed, and its owner, group and mode are what the manager gave it.
     """
 
-    def __init__(self, path: Path, inherited: socket.socket | None = None) -> None:
+    def __init__(self, path: Path, inherited: socket.socket | None = None, held: "HeldLock | None" = None) -> None:
+        """Takes the lock, unless an earlier program of this process `held` it and listens already."""
         self.inherited = inherited
+        self._listening: socket.socket | None = None
         size = len(os.fsencode(path))
         if size > MAX_PATH_BYTES:
             raise InvalidParams(
@@ -82,25 +89,28 @@ class SocketLock:
             )
         self.path = path
         self._file = Path(f"{path}.lock")
+        if held is not None:
+            self.fd, self._listening = held
+            return
         try:
             make_private_folder(path.parent)
-            self._fd = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.fd = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise PermissionDenied(
                 f'cannot listen on "{path}": {error.strerror}: {error.filename}', path=str(path)
             ) from error
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            pid = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
-            os.close(self._fd)
+            pid = os.pread(self.fd, 32, 0).decode("ascii", "replace").strip()
+            os.close(self.fd)
             raise Conflict(
                 f'cannot listen on "{path}": a daemon with pid {pid} does already',
                 pid=int(pid) if pid.isdigit() else None,
                 path=str(path),
             ) from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, f"{os.getpid()}\n".encode(), 0)
         if inherited is None:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()  # no process listens there: we have the lock
@@ -112,6 +122,8 @@ class SocketLock:
         """
         if self.inherited is not None:
             return self.inherited
+        if self._listening is not None:
+            return self._listening
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             sock.bind(str(self.path))
@@ -142,7 +154,7 @@ class SocketLock:
                 self.path.unlink()
         else:
             self.inherited.close()  # the manager has it open, too: new connections wait
-        os.close(self._fd)
+        os.close(self.fd)
 
 
 def make_private_folder(folder: Path) -> None:

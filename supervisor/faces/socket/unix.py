@@ -12,7 +12,9 @@ import inspect
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from msgspec import Struct
 
 from corral import __version__
 from corral.mcp.endpoint.server import McpEndpoint
@@ -23,7 +25,7 @@ from corral.supervisor.tenants.quotas.connections import Clients, allowed
 from corral.supervisor.tenants.tokens.scope import bound, lesser
 from corral.supervisor.tenants.tokens.tokens import Tokens
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
-from corral.worker.contract.channel import Channel
+from corral.worker.contract.channel import Channel, ChannelHandover
 from corral.worker.contract.errors import (
     Conflict,
     CorralError,
@@ -65,6 +67,31 @@ LOAN_MAX_S = 10.0
 """Seconds after which such a connection ends in any case: the reserve is for the next one."""
 
 logger = logging.getLogger(__name__)
+
+
+class ConnectionHandover(Struct, frozen=True, kw_only=True):
+    """Holds what the next program goes on from: the descriptor, the peer, what it logged in with, and its calls."""
+
+    fd: int
+    identity: Identity
+    digest: bytes | None
+    tenant: str
+    has_logged_in: bool
+    channel: ChannelHandover
+
+
+class ListenerHandover(Struct, frozen=True, kw_only=True):
+    """Holds what the next program goes on from: the listening socket, the lock of its path, and the connections."""
+
+    socket_fd: int
+    lock_fd: int
+    is_inherited: bool
+    connections: tuple[ConnectionHandover, ...]
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Returns the descriptors that are handed over."""
+        return [self.socket_fd, self.lock_fd, *(each.fd for each in self.connections)]
 
 
 class Reserve:
@@ -134,6 +161,53 @@ class Listener:
         """Starts to listen."""
         self._socket = self._lock.listen(self.peers.group, self.peers.readers)
         self._loop.add_reader(self._socket.fileno(), self._accept)
+
+    # -- from one program of the daemon to the next
+
+    def hold(self) -> None:
+        """Accepts and reads nothing more, until `release`: what clients send stays in the kernel."""
+        assert self._socket is not None, "it is open"
+        self._loop.remove_reader(self._socket.fileno())
+        if self._resume is not None:
+            self._resume.cancel()
+        for connection in self._connections:
+            connection.hold()
+
+    def release(self) -> None:
+        """Accepts and reads again."""
+        for connection in self._connections:
+            connection.release()
+        self._go_on()
+
+    def obstacles(self) -> list[str]:
+        """Returns the calls that no other program can go on with, each in words."""
+        opening = ["a connection is being opened"] if self._opening else []
+        return opening + [words for each in self._connections if (words := each.obstacle)]
+
+    def hand_over(self) -> ListenerHandover:
+        """Returns what the next program goes on from, without the connections that their clients have to open anew."""
+        assert self._socket is not None, "it is open"
+        return ListenerHandover(
+            socket_fd=self._socket.fileno(),
+            lock_fd=self._lock.fd,
+            is_inherited=self._lock.inherited is not None,
+            connections=tuple(each.left() for each in self._connections if each.is_carried),
+        )
+
+    async def take_up(self, left: ListenerHandover) -> None:
+        """Goes on with the connections that the program before has left."""
+        for each in left.connections:
+            sock = socket.socket(fileno=each.fd)
+            _, connection = await self._loop.connect_accepted_socket(self._connection_of(each), sock)
+            connection.resume(each)
+
+    def _connection_of(self, left: ConnectionHandover) -> "Callable[[], Connection]":
+        def make() -> Connection:
+            connection = Connection(self, left.identity)
+            self._connections.add(connection)
+            return connection
+
+        return make
 
     def _accept(self) -> None:
         """Accepts waiting connections; out of descriptors, at the cost of the reserve."""
@@ -249,7 +323,8 @@ class Listener:
 class Connection(Channel):
     """Represents the connection of one client."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, identity: Identity | None = None) -> None:
+        """Takes a connection of this `identity`, if that is known already."""
         token = os.urandom(6).hex()
         super().__init__(
             # Ids of requests to an MCP client are never those of an earlier connection of its `corral mcp serve`.
@@ -270,7 +345,8 @@ class Connection(Channel):
         self._tokens = listener.tokens
         self._peers = listener.peers
         self._listener = listener
-        self._identity = Identity(0, 0, is_inside=True, agent=None)
+        self._identity = identity or Identity(0, 0, is_inside=True, agent=None)
+        self._is_identified = identity is not None
         self._outside: Rights | None = None
         self._token = token
         self.supervisor: WorkerSupervisor | None = None
@@ -280,7 +356,8 @@ class Connection(Channel):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Identifies the peer."""
-        self._identity = self._listener.identify(transport.get_extra_info("socket"))
+        if not self._is_identified:
+            self._identity = self._listener.identify(transport.get_extra_info("socket"))
         self.name = f"uid {self._identity.uid} pid {self._identity.pid}"
         self.who = self._identity.who
         if not self._identity.is_inside:
@@ -309,6 +386,42 @@ class Connection(Channel):
         except Overloaded as error:
             self._refusal = error
             self._loop.call_later(LOAN_S, self.close, error)
+
+    # -- from one program of the daemon to the next
+
+    @property
+    def obstacle(self) -> str:
+        """Returns a call of it, in words, that no other program can go on with; empty where there is none."""
+        for request in self.requests:
+            if self._endpoint is not None or not self._control.goes_on(request.method):
+                return f'"{request.method}" for {self.name} is under way'
+        return ""
+
+    @property
+    def is_carried(self) -> bool:
+        """Returns whether the next program goes on with it; else its client connects anew: it follows, or reads slowly."""
+        return self._endpoint is None and not self._following and self.is_drained and self._refusal is None
+
+    def left(self) -> ConnectionHandover:
+        """Returns what the next program goes on from."""
+        return ConnectionHandover(
+            fd=self._write_fd,
+            identity=self._identity,
+            digest=self._digest,
+            tenant=self._bound if self._has_logged_in else "",
+            has_logged_in=self._has_logged_in,
+            channel=self.hand_over(),
+        )
+
+    def resume(self, left: ConnectionHandover) -> None:
+        """Goes on from what the program before has left; ends where the token has expired meanwhile."""
+        if left.has_logged_in:
+            try:
+                self.log_in(left.digest, left.tenant)
+            except CorralError as error:
+                self.close(error)
+                return
+        self.take_up(left.channel)
 
     @property
     def is_idle(self) -> bool:

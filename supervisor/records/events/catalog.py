@@ -232,6 +232,13 @@ _TYPES = (
     ), shown=_ALL),
     EventType("daemon.stopped", "The last event of a daemon that ends in order.", DAEMON),
     EventType("daemon.stopping", "The daemon takes no more work, and stops all workers.", DAEMON, shown=_ALL),
+    EventType("daemon.upgraded", "Another program goes on in the place of the one before: nothing has ended.", DAEMON, (
+        Field("version", "text", "corral's"),
+        Field("before", "text", "the version of the program before"),
+        Field("upgrades", "count", "since the daemon started"),
+        Field("gap_s", "seconds", "in which nothing was answered"),
+    ), shown=_ALL),
+    EventType("daemon.upgrading", "The last event of a program whose place another one takes.", DAEMON),
     EventType(EXPIRED, "For one reader, not part of the stream: some of the events between two numbers were"
               " removed by `[events]`.", DAEMON, (
         Field("after", "number", "the number of the last event that the reader has"),

@@ -17,6 +17,8 @@ from itertools import count
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from msgspec import Struct
+
 from .file_format import (
     CAPTURED,
     FIRST,
@@ -47,6 +49,25 @@ REASONS_MAX = 4
 """Number of reasons that one line about lost lines names."""
 
 logger = logging.getLogger(__name__)
+
+
+class StreamHandover(Struct, frozen=True):
+    """Holds what the next program goes on from: the beginning of a line, and whether a part of that line was lost."""
+
+    rest: bytes = b""
+    is_cut: bool = False
+
+
+class LogHandover(Struct, frozen=True, kw_only=True):
+    """Holds what the next program has to know of a worker's log beside its files; `lost` are lines and bytes."""
+
+    incarnation: int
+    printed: int
+    lines: int
+    lost: tuple[int, int]
+    tails: Mapping[str, bytes]
+    unended: tuple[bytes, ...]
+    gap: tuple[int, int, tuple[str, ...]] | None
 
 
 @dataclass(kw_only=True, eq=False)
@@ -209,6 +230,14 @@ class LogStream:
         self._rest = b""
         self._closed = True
 
+    def hand_over(self) -> StreamHandover:
+        """Returns what the next program goes on from; all that came one by one was flushed."""
+        return StreamHandover(self._rest, self._cut)
+
+    def take_up(self, left: StreamHandover) -> None:
+        """Goes on from what the program before has left."""
+        self._rest, self._cut = left.rest, left.is_cut
+
     def _write_lines(self, data: bytes) -> bytes:
         """Writes whole lines and whole parts; returns the beginning of a line that is left."""
         limit = self.writer.sizes.part_bytes
@@ -320,6 +349,32 @@ class LogWriter:
         self._tails = NO_TAILS
         if self._was_alive:
             folder.to_check.add(self)
+
+    def hand_over(self) -> LogHandover:
+        """Returns what the next program has to know beside the files, after it has written what came one by one."""
+        self._flush()
+        gap = self._gap
+        return LogHandover(
+            incarnation=self.incarnation,
+            printed=self._printed,
+            lines=self.lines,
+            lost=(self.lost_lines, self.lost_bytes),
+            tails=self._tails,
+            unended=tuple(self._unended),
+            gap=None if gap is None else (gap.lines, gap.size_bytes, tuple(gap.reasons)),
+        )
+
+    def take_up(self, left: LogHandover) -> None:
+        """Goes on from what the program before has left, before anything is written."""
+        self.incarnation, self._printed, self.lines = left.incarnation, left.printed, left.lines
+        self.lost_lines, self.lost_bytes = left.lost
+        self._tails = left.tails or NO_TAILS
+        self._unended = frozenset(left.unended) or NO_NAMES
+        self._was_alive = False  # nothing in its pipes was lost
+        if left.gap is not None:
+            lines, size_bytes, reasons = left.gap
+            self._gap = Gap(lines, size_bytes, list(reasons))
+            self._folder.note_loss(self)
 
     def _new_file(self, files: Sequence[File] = ()) -> RotatingFile:
         folder = self._folder
@@ -595,7 +650,7 @@ class LogWriter:
             file.remove_duplicates()
             torn_bytes, prefix = opened
             is_reported = prefix[28:29] == OWN and not torn_bytes
-            in_part = prefix[38:40] == b"P "
+            in_part = prefix[38:40] == b"P " and prefix[31:37] not in self._unended
             if in_part:
                 self._unended |= {prefix[31:37]}
             if torn_bytes or in_part or (self._was_alive and not is_reported):

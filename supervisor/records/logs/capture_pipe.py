@@ -12,7 +12,9 @@ import os
 import select
 from contextlib import suppress
 
-from .capture import LogStream
+from msgspec import Struct
+
+from .capture import LogStream, StreamHandover, StreamName
 
 READS_PER_TURN = 256
 """Number of pipes that are read before the loop does something else; the kernel begins with the others then."""
@@ -77,6 +79,10 @@ class _Pipes:
         if self._captures.get(fd) is capture:  # else it was closed meanwhile
             self._epoll.modify(fd, select.EPOLLIN)
 
+    def hold(self) -> None:
+        """Reads nothing more: what is printed stays in the pipes."""
+        self._loop.remove_reader(self._epoll.fileno())
+
     def remove(self, fd: int) -> None:
         """Stops reading a pipe, which is still open."""
         del self._captures[fd]
@@ -113,6 +119,21 @@ class _Pipes:
 _PIPES: dict[asyncio.AbstractEventLoop, _Pipes] = {}
 
 
+def hold_pipes() -> None:
+    """Reads nothing more of any pipe: the next program goes on from there."""
+    pipes = _PIPES.get(asyncio.get_running_loop())
+    if pipes is not None:
+        pipes.hold()
+
+
+class CaptureHandover(Struct, frozen=True):
+    """Holds what the next program goes on from: the descriptor of a pipe, and the stream that it is read into."""
+
+    fd: int
+    name: StreamName
+    stream: StreamHandover
+
+
 class Capture:
     """Reads one pipe of a worker into a stream, as fast as it comes, until its end."""
 
@@ -133,6 +154,10 @@ class Capture:
         """True once the pipe has ended, or was given up."""
         os.set_blocking(fd, False)
         _Pipes.of(self._loop).add(fd, self)
+
+    def hand_over(self) -> CaptureHandover:
+        """Returns what the next program goes on from; for one that is not closed."""
+        return CaptureHandover(self._fd, self._stream.name, self._stream.hand_over())
 
     def release(self) -> None:
         """Ends after the exit of the worker, where the pipe has been read to its end; else `drain` is due."""

@@ -71,6 +71,7 @@ class DaemonLog:
     ) -> None:
         """Takes over the root logger."""
         self._on_idle = on_idle
+        self.journal_stream = journal_stream
         is_journal = is_stream_to_journal(fd, journal_stream)
         journal = Journal(journal_path)
         sink: _Sink

@@ -10,6 +10,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -380,6 +381,15 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     if mode == "ro":
         connection.execute("PRAGMA query_only = ON")
     return connection
+
+
+def layout_of(path: Path) -> int:
+    """Returns the number of the layout of a store that another program uses, and changes nothing."""
+    try:
+        with closing(_connect(path, "ro")) as connection:
+            return _integer(connection, "PRAGMA user_version")
+    except (OSError, sqlite3.Error) as error:
+        raise _open_error(path, error) from error
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> int:

@@ -44,6 +44,11 @@ class Endings:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
+    @property
+    def is_busy(self) -> bool:
+        """Returns whether an attempt runs, or an end is being written."""
+        return bool(self._running)
+
     async def close(self) -> None:
         """Waits for attempts and ends that are still being written; their workers are gone."""
         if self._running:

@@ -70,6 +70,19 @@ class Tasks:
         await asyncio.gather(self._composites.close(), self._endings.close())
         self.dispatcher.close()
 
+    def obstacles(self) -> list[str]:
+        """Returns what no other program can go on with, each in words."""
+        found = ["the end of a task is being written"] if self._endings.is_busy else []
+        for entry in self._backlog:
+            task = entry.task
+            if task.state == "running":
+                found.append(f'task "{task.id}" of "{task.agent}" runs')
+            elif not task.durable:
+                found.append(f'task "{task.id}" of "{task.agent}" waits, and is kept in memory alone')
+        return found
+
+    # -- records
+
     def totals(self) -> dict[str, int]:
         """Returns the number of tasks by state; a timeout counts as failed. Those of placed agents count where they run."""
         counts, backlog = self._writer.counts, self._backlog

@@ -29,7 +29,7 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,7 +44,7 @@ from ..usage.limits import oom_of
 from . import containment, orphans
 from .containment import Containment, Subtree, Wanted
 from .launcher_link import Link, close_all
-from .parent import Child, Exit, Launch, ParentClient, Scope, UnitOwner, failed
+from .parent import Child, Exit, Launch, ParentClient, Scope, Unit, UnitHandover, UnitOwner, failed
 
 __all__ = ["Child", "Exit", "Launch", "Launcher", "Listed", "Scope", "UnitOwner"]
 
@@ -68,6 +68,35 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     starttime: int
     processes: list[int]
+
+
+class LauncherHandover(msgspec.Struct, frozen=True, kw_only=True):
+    """Holds what the next program goes on from: the process, the descriptor of its socket, and the units.
+
+    A launcher outlives the programs that use it, so its messages are a contract between neighbouring versions.
+    """
+
+    pid: int
+    socket_fd: int
+    is_inside: bool
+    seq: int
+    unplanned: str
+    units: tuple[UnitHandover, ...]
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Returns the descriptors that are handed over."""
+        return [self.socket_fd]
+
+
+class _Nobody:
+    """Owns a unit whose agent is gone: it is killed."""
+
+    def exited(self, _: Exit) -> None:
+        """Ignores its end."""
+
+    def emptied(self, _: str) -> None:
+        """Ignores its end."""
 
 
 class Door(Protocol):
@@ -155,15 +184,18 @@ class Launcher(ParentClient):
             return None
         return Path(cgroup.slice_of(str(self._subtree.path), tenant))
 
-    async def start(self) -> None:
+    async def start(self, left: LauncherHandover | None = None) -> None:
         """Kills processes that an earlier daemon left, starts the launcher, and returns when it answers.
 
         With `state_dir`, every process of an earlier Launcher of that folder is killed: the caller makes sure that the
-        earlier daemon is dead.  Below a delegated cgroup this process moves to a leaf.
+        earlier daemon is dead.  Below a delegated cgroup this process moves to a leaf.  With what another program of this
+        process has `left`, nothing is killed or started: `take_up` follows, before which nothing is spawned.
         """
         assert self._supervisor is None, "a Launcher starts once"
-        await self._prepare()
+        await self._prepare(is_empty=left is None)
         orphans.become_subreaper()
+        if left is not None:
+            return
         try:
             await self._begin()
         except BaseException:
@@ -171,8 +203,57 @@ class Launcher(ParentClient):
             if self._subtree is not None:
                 self._subtree.remove()
             raise
+        self._watch()
+
+    def _watch(self) -> None:
         self._supervisor = asyncio.create_task(self._supervise(), name="launcher-supervisor")
         self._supervisor.add_done_callback(_complain)
+
+    # --- from one program of this process to the next -----------------------------------------
+
+    @property
+    def units(self) -> Sequence[str]:
+        """Returns the units that have processes, or are about to."""
+        return list(self._units)
+
+    @property
+    def is_settled(self) -> bool:
+        """Returns whether the launcher answers, and has been sent all that it was asked."""
+        starts = any(unit.answer is not None for unit in self._units.values())
+        return self._ready.is_set() and self._link is not None and not len(self._link.channel) and not starts
+
+    def hand_over(self) -> LauncherHandover:
+        """Returns what the next program goes on from; for one that `is_settled`."""
+        if self._link is None:
+            raise failed("launcher", "launcher", errno.EAGAIN, "it is being replaced")
+        units = tuple(unit.hand_over() for unit in self._units.values())
+        return LauncherHandover(
+            pid=self._pid,
+            socket_fd=self._link.channel.fd,
+            is_inside=self._link.is_inside,
+            seq=self._seq,
+            unplanned=self.unplanned,
+            units=units,
+        )
+
+    def hold(self) -> None:
+        """Reads nothing more of what the launcher sends: it stays in the socket for the next program."""
+        assert self._link is not None, "it is settled"
+        self._link.hold()
+
+    def take_up(self, left: LauncherHandover, owners: Mapping[str, UnitOwner]) -> None:
+        """Goes on from what the program before has left; a unit without an owner is killed."""
+        nobody = _Nobody()
+        self._units = {each.key: Unit.taken_up(each, owners.get(each.key, nobody)) for each in left.units}
+        self._seq, self.unplanned = left.seq, left.unplanned
+        process = left.pid, os.pidfd_open(left.pid), socket.socket(fileno=left.socket_fd)
+        self._link = Link(process, self._on_message, self._silence_s, is_inside=left.is_inside)
+        self._pid, self._channel = left.pid, self._link.channel
+        self._link.watch()
+        self._ready.set()
+        self._watch()
+        for key in self._units.keys() - owners.keys():
+            self.kill(key)
 
     def serve(self, port: int, door: Door) -> None:
         """Gives `door` the sockets at which the workers' own networks listen on a port, before the first of them starts."""
@@ -311,19 +392,20 @@ class Launcher(ParentClient):
 
     # --- one launcher process ----------------------------------------------------------------
 
-    async def _prepare(self) -> None:
-        """Determines the containment, and kills processes that an earlier daemon of the state folder left."""
+    async def _prepare(self, *, is_empty: bool) -> None:
+        """Determines the containment; kills processes of an earlier daemon of the state folder, where it has to be empty."""
         reason = "cgroups were not asked for"
         if self._state_dir is not None and self._tier != "launcher":
             try:
                 self._subtree = containment.claim(self._state_dir)
-                await self._subtree.clear()
+                if is_empty:
+                    await self._subtree.clear()
             except containment.Refusal as refusal:
                 reason = str(refusal)
         if self._tier == "cgroup" and self._subtree is None:
             raise failed("launcher", "cgroup", errno.ENOTSUP, reason)
         self._containment = containment.contained(self._subtree, reason, pid_namespace=self._pid_namespace)
-        if self._state_dir is not None and (met := await orphans.sweep(self._state)):
+        if is_empty and self._state_dir is not None and (met := await orphans.sweep(self._state)):
             log.warning("%d processes of an earlier daemon were left, and have been killed", met)
 
     async def _begin(self) -> None:
@@ -333,7 +415,7 @@ class Launcher(ParentClient):
             options |= {"group": str(self._subtree.path), "group_name": self._subtree.name}
         self.unplanned = ""
         try:
-            link = Link(self._python, options, self._on_message, self._silence_s)
+            link = Link.started(self._python, options, self._on_message, self._silence_s)
         except OSError as error:
             raise failed("launcher", "launcher", error.errno or 0, str(error.strerror)) from error
         self._link, self._pid, self._channel = link, link.pid, link.channel

@@ -15,7 +15,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from corral.supervisor.machine.launcher import program, protocol
 
@@ -56,6 +56,15 @@ class Channel:
 
     def __len__(self) -> int:
         return len(self._queue)
+
+    @property
+    def fd(self) -> int:
+        """Returns the descriptor of the socket."""
+        return self._sock.fileno()
+
+    def hold(self) -> None:
+        """Reads nothing more: what the other end sends stays in the socket."""
+        self._loop.remove_reader(self._sock.fileno())
 
     def send(self, message: dict[str, object], fds: Sequence[int] = ()) -> None:
         """Sends a message now or later, or drops it after `close`; the channel closes `fds` in any case."""
@@ -181,36 +190,53 @@ class Heartbeat:
 
 
 class Link:
-    """Represents a launcher process that has been started.
+    """Represents a launcher process, a child of this one: its pid, its pidfd and the daemon's end of the socket.
 
-    `options` are those of its command line, and `on_message` is called with each of its messages.  `ended` is set when
-    the process has ended; `reap` reaps it.
+    `on_message` is called with each of its messages; with `is_inside` its pids are those of a PID namespace.  `ended` is
+    set when the process has ended; `reap` reaps it.
     """
 
     def __init__(
         self,
-        python: str,
-        options: Mapping[str, object],
+        process: tuple[int, int, socket.socket],
         on_message: Callable[[Any], None],  # Any: JSON
         silence_s: float,
+        *,
+        is_inside: bool = False,
     ) -> None:
-        """Starts the process."""
         self._loop = asyncio.get_running_loop()
         self._listener = on_message
         self._silence_s = silence_s
         self.ended = asyncio.Event()
         self.refusal: tuple[int, str] | None = None  # why there is no PID namespace for it
-        self.is_inside = False  # its pids are those of a PID namespace
-        self.pid, self._pidfd, sock = _start(python, options)
+        self.is_inside = is_inside
+        self.pid, self._pidfd, sock = process
         orphans.launchers.add(self.pid)
         self._loop.add_reader(self._pidfd, self._on_end)
         self.channel = Channel(sock, self._on_message)
         self._heartbeat = Heartbeat(self.channel, silence_s, self._on_silence)
         self._heartbeat.ping()
 
+    @classmethod
+    def started(
+        cls,
+        python: str,
+        options: Mapping[str, object],
+        on_message: Callable[[Any], None],  # Any: JSON
+        silence_s: float,
+    ) -> Self:
+        """Starts a launcher process with these options of its command line."""
+        return cls(_start(python, options), on_message, silence_s)
+
     def watch(self) -> None:
         """Pings from now on, and kills a launcher that is silent for too long."""
         self._heartbeat.watch()
+
+    def hold(self) -> None:
+        """Reads nothing more, and judges no silence: another program goes on from here."""
+        self._heartbeat.stop()
+        self.channel.hold()
+        self._loop.remove_reader(self._pidfd)
 
     def kill(self) -> None:
         """Sends SIGKILL to the launcher; its direct children die at once, the rest are reparented to this process."""

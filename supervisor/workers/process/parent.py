@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, Self, TypeVar
 
 import msgspec
 
@@ -110,6 +110,16 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     oom: Oom = NO_OOM
 
 
+class UnitHandover(msgspec.Struct, frozen=True):
+    """Holds what the next program has to know of a unit: its stage by name, and its processes that escaped."""
+
+    key: str
+    pid: int
+    stage: str
+    strays: tuple[int, ...] = ()
+    is_killed: bool = False
+
+
 class UnitOwner(Protocol):
     """Takes the reports about a unit: the exit of its leader once and then, when no process of it is left, empty once."""
 
@@ -169,16 +179,28 @@ class Unit:
 
     __slots__ = ("answer", "group", "is_killed", "is_silent", "key", "owner", "pid", "stage", "strays")
 
-    def __init__(self, key: str, owner: UnitOwner, answer: asyncio.Future[tuple[int, int]]) -> None:
+    def __init__(self, key: str, owner: UnitOwner, answer: asyncio.Future[tuple[int, int]] | None) -> None:
         self.key = key
         self.owner = owner
-        self.answer: asyncio.Future[tuple[int, int]] | None = answer  # None once it was taken
+        self.answer = answer  # None once it was taken
         self.stage = Stage.STARTING
         self.pid = 0
         self.strays: tuple[int, ...] = ()  # its processes that escaped
         self.is_killed = False
         self.is_silent = False  # its spawn was cancelled: no callback
         self.group: str | None = None  # the folder of a cgroup that was made here
+
+    def hand_over(self) -> UnitHandover:
+        """Returns what the next program has to know of it."""
+        return UnitHandover(self.key, self.pid, self.stage.name, self.strays, self.is_killed)
+
+    @classmethod
+    def taken_up(cls, left: UnitHandover, owner: UnitOwner) -> Self:
+        """Makes a unit from what the program before has left."""
+        unit = cls(left.key, owner, None)
+        unit.pid, unit.stage, unit.strays = left.pid, Stage[left.stage], left.strays
+        unit.is_killed = left.is_killed
+        return unit
 
 
 class ParentClient:

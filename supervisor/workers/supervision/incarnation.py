@@ -12,13 +12,14 @@ import random
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from corral.supervisor.config.spec.spec import Resources, Spec
 from corral.supervisor.records.logs.capture import LogWriter, StreamName
-from corral.supervisor.records.logs.capture_pipe import PRESENT_READS, Capture
+from corral.supervisor.records.logs.capture_pipe import PRESENT_READS, Capture, CaptureHandover
 from corral.worker.contract.errors import CorralError, Overloaded, SpawnFailed, Timeout, WorkerFailed
 
 from ..containers.files import failure_of
@@ -83,6 +84,26 @@ class Death(NamedTuple):
         return {"result": result, "code": self.code, "signal": self.signal}
 
 
+class LifeHandover(Struct, frozen=True, kw_only=True):
+    """Holds what the next program goes on from: the process, its pipes that are read into the log, and its folders."""
+
+    number: int
+    unit: str
+    started_at: float
+    child: Child
+    captures: tuple[CaptureHandover, ...]
+    temporary: str | None
+    container: str | None
+    proc_fd: int | None
+    frozen_for: tuple[str, ...]
+    used_s: float
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Returns the descriptors that are handed over."""
+        return [*(each.fd for each in self.captures), *([] if self.proc_fd is None else [self.proc_fd])]
+
+
 @dataclass(slots=True, eq=False)
 class Incarnation:
     """Represents one life of the worker.
@@ -116,6 +137,36 @@ class Incarnation:
     def forget_task(self, _: object) -> None:
         """Drops the task of the bring-up, a kilobyte, once it is done."""
         self.task = None
+
+    # -- from one program of the daemon to the next
+
+    def hand_over(self) -> LifeHandover:
+        """Returns what the next program goes on from; for one that has a process."""
+        assert self.child is not None, "it has a process"
+        return LifeHandover(
+            number=self.number,
+            unit=self.unit,
+            started_at=self.started_at,
+            child=self.child,
+            captures=tuple(each.hand_over() for each in self.captures if not each.closed),
+            temporary=self.temporary,
+            container=self.container,
+            proc_fd=self.proc_fd,
+            frozen_for=tuple(self.frozen_for),
+            used_s=self.used_s,
+        )
+
+    @classmethod
+    def taken_up(cls, left: LifeHandover, line: Line, parent: Parent, log: LogWriter) -> Self:
+        """Makes an incarnation from what the program before has left, and reads its pipes from now on."""
+        life = cls(left.number, left.unit, line, left.started_at, parent, left.child)
+        for each in left.captures:
+            stream = log.stream(each.name)
+            stream.take_up(each.stream)
+            life.captures += (Capture(each.fd, stream),)
+        life.temporary, life.container, life.proc_fd = left.temporary, left.container, left.proc_fd
+        life.frozen_for, life.used_s = frozenset(left.frozen_for) or NO_REASONS, left.used_s
+        return life
 
     # -- while it runs
 

@@ -10,6 +10,7 @@ import functools
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
+from msgspec import Struct, convert
 from msgspec.structs import replace
 
 from corral.mcp.protocol.catalog import Catalogue
@@ -17,7 +18,7 @@ from corral.mcp.protocol.messages import Era
 from corral.mcp.upstream.session import Session
 from corral.supervisor.config.spec.probe_spec import Readiness
 from corral.supervisor.config.spec.spec import Spec
-from corral.supervisor.records.logs.capture import Fields, LogStream, LogWriter
+from corral.supervisor.records.logs.capture import Fields, LogHandover, LogStream, LogWriter
 from corral.supervisor.records.logs.file_format import severity
 from corral.supervisor.records.logs.rotating_file import LogLimits
 from corral.worker.contract import codec
@@ -31,7 +32,7 @@ from ..lifecycle.cordon import HANDS_NOTHING_OVER, TAKES_NOTHING_NEW, Unschedula
 from ..lifecycle.state_machine import UP, LastExit, State, Worker
 from ..process.parent import Exit
 from .health_monitor import HealthMonitor
-from .incarnation import Incarnation, bring_up, is_serving
+from .incarnation import Incarnation, LifeHandover, bring_up, is_serving
 from .job import Job
 from .line import CorralLine, Log, McpLine, line_of
 from .probes import Finding
@@ -59,6 +60,16 @@ NO_EVENTS: frozenset[asyncio.Event] = frozenset()
 NO_CLEANUPS: frozenset[asyncio.Future[list[object]]] = frozenset()
 NO_CORDONS: frozenset["Unschedulable"] = frozenset()
 NOTHING_RUNS: dict[str, float] = {}  # nothing is ever put into it
+
+
+class WorkerHandover(Struct, frozen=True, kw_only=True):
+    """Holds what the next program goes on from: `worker` has the fields of `Worker` but its spec, which is read again."""
+
+    worker: Mapping[str, object]
+    exits: tuple[tuple[int, LastExit], ...]
+    rested_at: float
+    log: LogHandover
+    life: LifeHandover | None
 
 
 class _LineHooks:
@@ -223,6 +234,46 @@ class WorkerSupervisor:
         each change, `on_updated` the URI of a changed resource.
         """
         self.era, self.on_catalogue, self.on_updated = era, on_catalogue, on_updated
+
+    # -- from one program of the daemon to the next
+
+    @property
+    def obstacle(self) -> str:
+        """Returns what is under way that no other program can go on with; empty where it may be handed over."""
+        worker, life = self.worker, self.life
+        if worker.tree and (life is None or life.child is None or life.task is not None):
+            return f'worker "{self.id}" is starting'
+        if self._cleanups or self.job.is_to_end or (worker.exited and worker.tree):
+            return f'worker "{self.id}" is ending'
+        if self._cordons - {Unschedulable.HIBERNATED}:
+            return f'worker "{self.id}" is being replaced'
+        if worker.tree and (self.spec.protocol != "none" or self.spec.listen or self.spec.entrypoint is not None):
+            return f'worker "{self.id}" runs, of which no other program can take the connection yet'
+        return ""
+
+    def hand_over(self) -> WorkerHandover:
+        """Returns what the next program goes on from; for one without an `obstacle`."""
+        life = self.life
+        return WorkerHandover(
+            worker={key: getattr(self.worker, key) for key in Worker.__struct_fields__ if key != "spec"},
+            exits=self.exits,
+            rested_at=self.rested_at,
+            log=self.log.hand_over(),
+            life=None if life is None or life.child is None or not self.worker.tree else life.hand_over(),
+        )
+
+    def take_up(self, left: WorkerHandover) -> None:
+        """Goes on from what the program before has left, before the first event here."""
+        self.worker = convert({**left.worker, "spec": self.spec}, Worker)
+        self.exits, self.rested_at = left.exits, left.rested_at
+        self.log.take_up(left.log)
+        if left.life is not None:
+            line = line_of(self.spec, _LineHooks(self, left.life.number))
+            self.life = Incarnation.taken_up(left.life, line, self.shared.launcher, self.log)
+        self._excused_to = self._loop.time()  # nothing was read meanwhile
+        self._rearm()
+        self.health_monitor.changed()
+        self._changes.publish(self)
 
     # -- events in
 

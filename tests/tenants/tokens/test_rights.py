@@ -64,6 +64,7 @@ CLOSED = {
     "daemon.log_level": "it is about the daemon",
     "daemon.reload": "likewise",
     "daemon.stop": "likewise",
+    "daemon.upgrade": "likewise",
     "deployment.create": "packages are of all",
     "deployment.show": "likewise",
     "event.publish": "any agent may read it",

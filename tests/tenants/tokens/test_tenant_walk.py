@@ -383,6 +383,7 @@ CLOSED = {
     "daemon.log_level": "it is about the daemon",
     "daemon.reload": "likewise",
     "daemon.stop": "likewise",
+    "daemon.upgrade": "likewise",
     "node.drain": "nodes are the owner's",
     "node.list": "likewise",
     "node.resume": "likewise",

@@ -1,0 +1,192 @@
+"""`corral daemon upgrade`: another program takes the place of the daemon's own, and nothing of it ends."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from corral.worker.contract.errors import Conflict
+from daemon_process import AGENTS, BOUND_S, DaemonProcess, marked, until
+
+COUNT = "i=0; while :; do i=$((i+1)); printf 'line '; sleep 0.01; echo $i; done"
+"""Prints numbered lines, each in two halves."""
+
+CONFIG = f"""
+[agents.counts]
+command = ["sh", "-c", "{COUNT}"]
+protocol = "none"
+[agents.sleeps]
+command = ["sleep", "1000"]
+protocol = "none"
+instances = 3
+[agents.resting]
+command = ["sleep", "1000"]
+protocol = "none"
+[agents.fails]
+command = ["false"]
+protocol = "none"
+recovery.restart_backoff_base = "1h"
+recovery.restart_backoff_max = "1h"
+"""
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    folder = tmp_path_factory.mktemp("upgrade")
+    with DaemonProcess(folder, CONFIG) as process:
+        process.await_worker("sleeps-2", lambda w: w["state"] == "Ready")
+        process.call("agent.stop", names=["resting"])
+        process.await_worker("fails-0", lambda w: w["next_start_in_s"] is not None)
+        yield process
+        assert process.stop() == 0
+    assert marked(folder) == []
+
+
+def lives(daemon: DaemonProcess) -> dict[str, tuple[int, int, str]]:
+    """The pid, the start time and the state of each worker."""
+    found: dict[str, tuple[int, int, str]] = {}
+    for agent in daemon.call("daemon.status")["agents"]:
+        for worker in agent["workers"]:
+            pid = worker["pid"]
+            started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]) if pid else 0
+            found[worker["id"]] = pid, started, worker["state"]
+    return found
+
+
+def numbers(daemon: DaemonProcess, name: str = "counts") -> list[int]:
+    """The numbers of the lines in a log, which have no other lines."""
+    records = daemon.call("log.read", names=[name], n=100_000)["records"]
+    return [int(record["text"].removeprefix("line ")) for record in records]
+
+
+def other_python(folder: Path, fault: str) -> str:
+    """The path of an interpreter whose corral has a fault."""
+    path = folder / f"python-{fault}"
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P "{AGENTS / "other_program.py"}" {fault} "$@"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def check_unchanged(daemon: DaemonProcess, before: dict[str, tuple[int, int, str]], upgrades: int) -> None:
+    assert lives(daemon) == before
+    status = daemon.call("daemon.status")["daemon"]
+    assert (status["pid"], status["upgrades"]) == (daemon.pid, upgrades)
+
+
+def test_an_upgrade_ends_nothing_and_loses_no_line(daemon: DaemonProcess) -> None:
+    before, upgrades = lives(daemon), daemon.call("daemon.status")["daemon"]["upgrades"]
+    last = until(lambda: numbers(daemon))[-1]
+    for number in range(1, 4):
+        upgraded = daemon.call("daemon.upgrade")
+        assert (upgraded["pid"], upgraded["upgrades"]) == (daemon.pid, upgrades + number)
+        check_unchanged(daemon, before, upgrades + number)
+    until(lambda: numbers(daemon)[-1] > last + 100)
+    found = numbers(daemon)
+    assert found == list(range(1, len(found) + 1))
+    assert before["resting-0"][2] == "Terminated", "it was stopped, and stays so"
+    assert before["fails-0"][2] == "Initial", "it waits for its next start, and goes on to"
+
+
+def test_a_connection_and_a_call_that_reads_go_on_over_an_upgrade(daemon: DaemonProcess) -> None:
+    with daemon.client() as idle:
+        idle.call("daemon.ping", {}, timeout_s=BOUND_S)
+        assert json.loads(daemon.corral("daemon", "upgrade", "--json").stdout)["pid"] == daemon.pid
+        idle.call("daemon.ping", {}, timeout_s=BOUND_S)
+
+
+def test_the_next_program_ends_workers_and_restarts_those_that_die(daemon: DaemonProcess) -> None:
+    daemon.call("daemon.upgrade")
+    pid = daemon.worker("sleeps-1")["pid"]
+    os.kill(pid, signal.SIGKILL)
+    again = daemon.await_worker("sleeps-1", lambda w: w["state"] == "Ready" and w["pid"] != pid)
+    assert (again["incarnation"], again["restarts"]) == (2, 1)
+    daemon.call("agent.stop", names=["sleeps-2"])
+    assert daemon.worker("sleeps-2")["state"] == "Terminated"
+    daemon.call("agent.start", names=["sleeps-2"])
+
+
+def test_sigusr2_asks_for_an_upgrade(daemon: DaemonProcess) -> None:
+    before, upgrades = lives(daemon), daemon.call("daemon.status")["daemon"]["upgrades"]
+    os.kill(daemon.pid, signal.SIGUSR2)
+    until(lambda: daemon.call("daemon.status")["daemon"]["upgrades"] == upgrades + 1)
+    check_unchanged(daemon, before, upgrades + 1)
+
+
+def test_a_check_changes_nothing(daemon: DaemonProcess) -> None:
+    before, upgrades = lives(daemon), daemon.call("daemon.status")["daemon"]["upgrades"]
+    assert daemon.corral("daemon", "upgrade", "--check").returncode == 0
+    check_unchanged(daemon, before, upgrades)
+
+
+@pytest.mark.parametrize("python", ["/no/such/python", "refuses", "/bin/true"])
+def test_a_program_that_does_not_prove_itself_never_gets_the_process(
+    daemon: DaemonProcess, tmp_path: Path, python: str
+) -> None:
+    before, upgrades = lives(daemon), daemon.call("daemon.status")["daemon"]["upgrades"]
+    path = python if python.startswith("/") else other_python(tmp_path, python)
+    with pytest.raises(Conflict) as refusal:
+        daemon.call("daemon.upgrade", python=path)
+    assert refusal.value.data["reason"] == "unproved"
+    check_unchanged(daemon, before, upgrades)
+
+
+@pytest.mark.parametrize("fault", ["fails", "hangs"])
+def test_a_program_that_cannot_go_on_gives_the_process_back(daemon: DaemonProcess, tmp_path: Path, fault: str) -> None:
+    before, upgrades = lives(daemon), daemon.call("daemon.status")["daemon"]["upgrades"]
+    with pytest.raises(Conflict) as refusal:
+        daemon.call("daemon.upgrade", python=other_python(tmp_path, fault))
+    assert refusal.value.data["reason"] == "returned"
+    check_unchanged(daemon, before, upgrades)
+    last = numbers(daemon)[-1]
+    until(lambda: numbers(daemon)[-1] > last)
+    found = numbers(daemon)
+    assert found == list(range(1, len(found) + 1))
+
+
+def test_a_changed_configuration_is_named(daemon: DaemonProcess) -> None:
+    text = daemon.config.read_text()
+    daemon.config.write_text(text.replace("instances = 3", "instances = 4"))
+    try:
+        with pytest.raises(Conflict) as refusal:
+            daemon.call("daemon.upgrade")
+        assert refusal.value.data["reason"] == "config"
+    finally:
+        daemon.config.write_text(text)
+
+
+def test_what_cannot_be_taken_along_is_waited_for_and_then_named(tmp_path: Path) -> None:
+    config = f'[agents.echo]\ncommand = ["{sys.executable}", "{AGENTS / "raw_worker.py"}", "garbage"]\n'
+    with DaemonProcess(tmp_path, config) as daemon:
+        daemon.await_worker("echo-0", lambda w: w["state"] == "Ready")
+        before = lives(daemon)
+        begun = time.monotonic()
+        with pytest.raises(Conflict) as refusal:
+            daemon.call("daemon.upgrade", timeout_s=1.0)
+        assert time.monotonic() - begun >= 1.0
+        assert (refusal.value.data["reason"], "echo-0" in refusal.value.message) == ("busy", True)
+        check_unchanged(daemon, before, 0)
+
+
+def test_a_second_upgrade_during_the_first_is_refused(tmp_path: Path) -> None:
+    config = f'[agents.echo]\ncommand = ["{sys.executable}", "{AGENTS / "raw_worker.py"}", "garbage"]\n'
+    with DaemonProcess(tmp_path, config) as daemon, ThreadPoolExecutor(2) as pool:
+        daemon.await_worker("echo-0", lambda w: w["state"] == "Ready")
+        calls = [pool.submit(daemon.call, "daemon.upgrade", timeout_s=2.0) for _ in range(2)]
+        reasons = [call.exception().data["reason"] for call in calls]  # type: ignore[union-attr]  # both are refused
+        assert sorted(reasons) == ["busy", "in-progress"]
+
+
+def test_the_process_is_killed_right_after_an_upgrade_and_nothing_is_left(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path, CONFIG) as daemon:
+        daemon.await_worker("sleeps-2", lambda w: w["state"] == "Ready")
+        daemon.call("daemon.upgrade")
+        daemon.kill()
+        until(lambda: marked(tmp_path) == [])
+        daemon.start()
+        daemon.await_worker("sleeps-2", lambda w: w["state"] == "Ready")
