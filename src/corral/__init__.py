@@ -18,6 +18,7 @@ TYPE_CHECKING = False  # as type checkers know it; importing typing takes millis
 if TYPE_CHECKING:
     from .worker.client.blocking import Runtime
     from .worker.client.events import DaemonEvent, EventStream, Part
+    from .worker.client.health_monitor import HealthMonitor
     from .worker.client.runtime import AgentRuntime
     from .worker.client.tasks import Progress, TaskOptions, failure
     from .worker.client.usage import ResourceUsage
@@ -64,6 +65,7 @@ __all__ = [
     "Corrupted",
     "DaemonEvent",
     "EventStream",
+    "HealthMonitor",
     "InternalError",
     "InvalidParams",
     "NotFound",
@@ -96,6 +98,7 @@ _MODULES = {
     "worker.client.runtime": ("AgentRuntime",),
     "worker.client.blocking": ("Runtime",),
     "worker.service.agent_service": ("AgentService",),
+    "worker.client.health_monitor": ("HealthMonitor",),
     "worker.client.events": ("DaemonEvent", "EventStream", "Part"),
     "worker.client.usage": ("ResourceUsage",),
     "worker.client.tasks": ("Progress", "TaskOptions", "failure"),

@@ -1,11 +1,13 @@
 """Health checks and recoveries that an agent defines as functions run in the worker, and count like those of the file."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from corral import AgentRuntime, AgentStatus, Conflict, HealthMonitor, InvalidParams, NotFound
 from daemon_process import BOUND_S, DaemonProcess
 
 pytestmark = pytest.mark.shell
@@ -115,3 +117,52 @@ def test_a_function_fails_recovers_degrades_and_passes(daemon: DaemonProcess) ->
         next_of("hangs", "failed")
         (daemon.folder / "hang").unlink()
         assert daemon.call("task.run", agent="kept", objective="who")["output"] == pid
+
+
+def test_functions_of_a_program_check_its_agents_and_repair_them(tmp_path: Path) -> None:
+    async def test(daemon: DaemonProcess) -> None:
+        ill, repaired = {"far"}, list[str]()
+
+        def reachable(status: AgentStatus) -> object:
+            return f"{status.name} is away" if status.name in ill else None
+
+        async def reconnect(status: AgentStatus) -> None:
+            repaired.append(status.name)
+            ill.discard(status.name)
+            raise RuntimeError("a recovery may fail")
+
+        async def hangs(_: AgentStatus) -> None:
+            await asyncio.sleep(BOUND_S)
+
+        async with (
+            await AgentRuntime.connect(daemon.socket) as runtime,
+            HealthMonitor(runtime) as monitor,
+            runtime.events(["check.*"]) as events,
+            asyncio.timeout(BOUND_S),
+        ):
+            monitor.register_check("reachable", reachable, interval_s=0.05, threshold=2)
+            monitor.register_recovery("reachable", reconnect)
+            with pytest.raises(Conflict):
+                monitor.register_check("reachable", reachable)
+            with pytest.raises(InvalidParams):
+                monitor.register_check("never", reachable, interval_s=0)
+            with pytest.raises(NotFound):
+                await monitor.monitor_agent("nobody")
+            for agent in ("near", "far"):
+                await monitor.monitor_agent(agent)
+            told = aiter(events)
+            failed, recovered = await anext(told), await anext(told)
+            place = {"agent": "far", "check": "reachable"}
+            assert (failed.type, failed["data"]) == ("check.failed", {**place, "message": "far is away"})
+            assert (recovered.type, recovered["data"]) == ("check.recovered", place)
+            assert (repaired, monitor.failing) == (["far"], {})
+            await runtime.remove_agent("far")
+            monitor.register_check("hangs", hangs, interval_s=0.05, timeout_s=0.1)
+            await monitor.monitor_agent("near")
+            hung = await anext(told)
+            assert hung["data"] == {"agent": "near", "check": "hangs", "message": "it did not answer within 0.1 s"}
+            assert monitor.failing.keys() == {("near", "hangs")}
+
+    config = "".join(f'[agents.{name}]\ncommand = ["sleep", "1000"]\nprotocol = "none"\n' for name in ("near", "far"))
+    with DaemonProcess(tmp_path, config) as daemon:
+        asyncio.run(test(daemon))
