@@ -48,7 +48,8 @@ def _daemon_line(session: Session, daemon: Mapping[str, object]) -> str:
     if daemon.get("draining"):
         line += ", " + session.styled("draining", "yellow")
     if degraded := items(daemon, "degraded"):
-        words = render.one_line(", ".join(map(str, degraded)))
+        problem = f"cluster ({word(daemon, 'cluster_problem')})" if daemon.get("cluster_problem") else "cluster"
+        words = render.one_line(", ".join(problem if each == "cluster" else str(each) for each in degraded))
         line += ", " + session.styled(f"degraded: {words}", "red")
     if failed := number(inner(daemon, "alerts"), "failed"):
         line += ", " + session.styled(f"{failed:.0f} alerts could not be delivered", "yellow")

@@ -452,7 +452,8 @@ export interface DaemonFound {
  *
  * `log_lost` counts entries of its own log, `journal_lost` lines of workers that are in the files and not
  * in the system's journal. `http` is the address where MCP is served over HTTP. `upgrades` counts how often another
- * program took the place of the one before, without an end.
+ * program took the place of the one before, without an end. `cluster_problem` says why "cluster" is `degraded`: what the engine
+ * does not do, or which other daemon has the name of this node, since when and where.
  */
 export interface DaemonStatus {
   pid: number;
@@ -472,6 +473,7 @@ export interface DaemonStatus {
   journal_lost?: number;
   http?: string | null;
   upgrades?: number;
+  cluster_problem?: string;
 }
 
 /**

@@ -1,6 +1,7 @@
 """Makes this daemon's node of a cluster, and has it carry what placed agents keep."""
 
 import importlib.util
+import os
 import socket
 
 from corral.supervisor.agents.group import AgentsGroup
@@ -10,13 +11,14 @@ from corral.supervisor.tasks.group import TasksGroup
 from corral.supervisor.workers.group import WorkersGroup
 from corral.worker.contract.errors import InvalidParams
 
+from .placed.joining import Joining
 from .placed.node import ClusterNode
 
 
 def make_cluster(
-    settings: ClusterSettings, workers: WorkersGroup, agents: AgentsGroup, tasks: TasksGroup
+    settings: ClusterSettings, control: str, workers: WorkersGroup, agents: AgentsGroup, tasks: TasksGroup
 ) -> ClusterNode:
-    """Makes the node, which tasks, memory and checkpoints ask from now on; it has not joined yet."""
+    """Makes the node, which tasks, memory and checkpoints ask from now on; it has not joined yet. `control` is the daemon's socket."""
     if importlib.util.find_spec(settings.engine) is None:
         raise InvalidParams(
             f'cannot use [cluster] engine = "{settings.engine}": its client is not installed;'
@@ -35,7 +37,8 @@ def make_cluster(
     def token() -> str:
         return secrets.expand({"token": settings.token}, "cluster", "key")["token"]
 
-    node = ClusterNode(settings, name, token, workers, agents, tasks)
+    joining = Joining(settings, name, f"{control} on {host}, process {os.getpid()}")
+    node = ClusterNode(joining, token, workers, agents, tasks)
     workers.checkpoints.carry_by(node.carried)
     agents.memory.key_values.carry_by(node.carried)
     tasks.cluster.join(node.runner, node.budgets, node.schedules)

@@ -35,6 +35,11 @@ class Cluster(Protocol):
         """Returns ["cluster"] where this node has no lease that it can rely on."""
         ...
 
+    @property
+    def problem(self) -> str:
+        """Returns why it has none, "" where it has one."""
+        ...
+
     async def found(self) -> FoundEngine:
         """Returns the engine as it is now."""
         ...
@@ -67,6 +72,7 @@ class NoCluster:
 
     name = ""
     degraded: Sequence[str] = ()
+    problem = ""
 
     async def found(self) -> FoundEngine:
         """Returns an engine without a name."""

@@ -233,6 +233,7 @@ class StatusReport:
                 journal_lost=forwarding.lost_lines,
                 http=self._daemon.web.address,
                 upgrades=self._daemon.upgrades.count,
+                cluster_problem=self._daemon.joined.cluster.problem,
             ),
             agents=[],
             mcp_servers=[],

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
 import msgspec
 from msgspec import Struct
@@ -98,9 +98,10 @@ class Question(Struct, frozen=True, kw_only=True):
 class Forwarding:
     """Passes calls on, and serves those of others."""
 
-    def __init__(self, node: str, incarnation: str = "") -> None:
+    def __init__(self, node: str, incarnation: str, has_name: Callable[[], bool]) -> None:
         self._node = node
         self._incarnation = incarnation
+        self._has_name = has_name
         self._control: Control | None = None
         self._inventory: Inventory | None = None
         self._serving: set[asyncio.Task[None]] = set()
@@ -241,7 +242,9 @@ class Forwarding:
         calls = await engine.subscribe(f"nodes/{self._node}")
         try:
             while True:
-                self._spawn(self._serve_one(engine, await calls.next()))
+                call = await calls.next()
+                if self._has_name():  # else it is for another daemon
+                    self._spawn(self._serve_one(engine, call))
         finally:
             for each in self._serving:
                 each.cancel()
@@ -254,7 +257,9 @@ class Forwarding:
         questions = await engine.subscribe(WHERE)
         try:
             while True:
-                self._spawn(self._answer_one_where(await questions.next()))
+                question = await questions.next()
+                if self._has_name():
+                    self._spawn(self._answer_one_where(question))
         finally:
             await questions.close()
 

@@ -88,7 +88,7 @@ class Router:
         others: Callable[[], Awaitable[list[str]]],
         runners: Callable[[str], list[str]],
         kept: Callable[[str, Mapping[str, object], Caller], Awaitable[Mapping[str, object] | None]],
-        is_degraded: Callable[[], bool],
+        is_cut_off: Callable[[], bool],
     ) -> None:
         self._name = name
         self._forwarding = forwarding
@@ -96,7 +96,7 @@ class Router:
         self._others = others
         self._runners = runners
         self._kept = kept
-        self._is_degraded = is_degraded
+        self._is_cut_off = is_cut_off
 
     async def routed(
         self, method: str, streams: bool, reads: bool, params: Mapping[str, object], caller: Caller, here: Here
@@ -233,7 +233,7 @@ class Router:
         async def ask(name: str, params: Mapping[str, object], reader: Caller) -> object:
             if name == self._name:
                 return await self._forwarding.answer_here(method, params, reader)
-            if self._is_degraded():
+            if self._is_cut_off():
                 raise _not_reached(name)
             engine = self._reached(f'reach node "{name}"')
             return await self._forwarding.forward(engine, name, method, params, reader, streams=True)
@@ -300,7 +300,7 @@ class Router:
 
     async def _of_one(self, node: str, method: str, own: Mapping[str, object], caller: Caller) -> object:
         """Returns the answer of one of all nodes; an error where it has nothing to say, None where it does not answer."""
-        if self._is_degraded():
+        if self._is_cut_off():
             return None
         try:
             engine = self._reached(f'reach node "{node}"')

@@ -8,6 +8,7 @@ from corral.supervisor.workers.lifecycle.placements import Placements
 from corral.supervisor.workers.process.launcher_client import Launcher
 
 from .lease import Lease
+from .record import NodeRecord
 
 PART = "cluster"
 """The word for it in `degraded`."""
@@ -74,6 +75,10 @@ class LeaseHolder:
         self._bus.publish("node.stopped", node=self._node, reason=reason, ran=was_held)
         self.note_engine(is_there=False)
         self._agents.stop(reason)
+
+    def wait_for(self, other: NodeRecord) -> None:
+        """Notes that another daemon has the lease of this node's name."""
+        self.note_engine(is_there=False)
 
     def note_engine(self, *, is_there: bool) -> None:
         """Notes whether the node can rely on the engine, and publishes the change."""

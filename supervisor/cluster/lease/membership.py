@@ -66,6 +66,10 @@ class Performer(Protocol):
         """Ends all workers of the cluster now."""
         ...
 
+    def wait_for(self, other: NodeRecord) -> None:
+        """Notes that another daemon has the lease of this node's name; `run` follows when that is gone."""
+        ...
+
 
 class Membership:
     """Keeps the lease of one node."""
@@ -88,6 +92,10 @@ class Membership:
         self._beats: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self.lease = Lease()
+        self.joined = asyncio.Event()
+        """Set once this node has had a lease."""
+        self.other: NodeRecord | None = None
+        """The daemon that has the lease of this node's name, in place of this one."""
 
     async def run(self) -> None:
         """Keeps the lease until it is cancelled; then stops the workers and gives the lease back."""
@@ -136,6 +144,7 @@ class Membership:
             case Arm(kill_at=kill_at):
                 self._performer.arm(kill_at)
             case Run(token=token):
+                self.joined.set()
                 self._performer.run(token)
             case Cordon():
                 self._performer.cordon()
@@ -152,6 +161,7 @@ class Membership:
             logger.info("a beat of this node failed: %s", error)
             self._take(Failed(sent_at))
         else:
+            self.other = None
             self._revision = max(revision, self._revision)
             self._take(Granted(sent_at, token or revision))
 
@@ -165,9 +175,21 @@ class Membership:
             return await self._engine.put(key, value, revision=revision, ttl_s=lease_s)
         except Conflict:
             entry = await self._engine.get(key)
-            if entry is None or not self._is_own(entry.value) or entry.revision < token:
+            other = None if entry is None else decoded(entry.value)
+            if entry is None or other is None or other.incarnation != record.incarnation:
+                self._note_other(other)
+                raise
+            if entry.revision < token:
                 raise
             return await self._engine.put(key, value, revision=entry.revision, ttl_s=lease_s)
+
+    def _note_other(self, other: NodeRecord | None) -> None:
+        if other is not None and other.address == self._record().address != "":
+            other = None  # this daemon before its program was replaced
+        known, self.other = self.other, other
+        if other is not None and (known is None or known.incarnation != other.incarnation):
+            logger.warning("the name of this node is in use by %s, since %s", other.address, other.since)
+            self._performer.wait_for(other)
 
     def _is_own(self, value: bytes) -> bool:
         found = decoded(value)

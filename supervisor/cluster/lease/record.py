@@ -12,6 +12,7 @@ NODES = "nodes"
 class NodeRecord(Struct, frozen=True, kw_only=True):
     """Represents a node as it describes itself. `incarnation` differs for every start of a daemon; `load` counts replicas.
 
+    `address` is where its daemon is, in words, and `since` when that began, in UTC; both are "" for an older version.
     `refuses` names the agents that it was to run, and of which its version cannot read the table.
     """
 
@@ -19,6 +20,7 @@ class NodeRecord(Struct, frozen=True, kw_only=True):
     incarnation: str
     version: str = ""
     address: str = ""
+    since: str = ""
     labels: dict[str, str] = {}
     capacity: int = 1
     load: int = 0

@@ -15,7 +15,6 @@ from corral import __version__
 from corral.supervisor.agents.group import AgentsGroup
 from corral.supervisor.api.table.cluster import FoundEngine
 from corral.supervisor.api.table.handlers import Caller
-from corral.supervisor.config.declared.cluster import ClusterSettings
 from corral.supervisor.tasks.group import TasksGroup
 from corral.supervisor.workers.group import WorkersGroup
 from corral.supervisor.workers.supervision.shared import utc_now
@@ -63,36 +62,24 @@ class ClusterNode:
     """Represents this daemon in its cluster."""
 
     def __init__(
-        self,
-        settings: ClusterSettings,
-        name: str,
-        token: Callable[[], str],
-        workers: WorkersGroup,
-        group: AgentsGroup,
-        tasks: TasksGroup,
+        self, joining: Joining, token: Callable[[], str], workers: WorkersGroup, group: AgentsGroup, tasks: TasksGroup
     ) -> None:
         shared, agents = workers.shared, group.agents
-        self.name = name
-        self.settings = settings
+        self.name = name = joining.node
+        self.settings = joining.settings
         self._token = token
         self._last: list[Node] = []
-        self._joining = joining = Joining(settings)
+        self._joining = joining
         self.view = view = ClusterView()
         placed, fences = PlacedNames(view, agents.in_force), Fences(joining, shared.placements)
-        self.forwarding = Forwarding(name, joining.incarnation)
+        self.forwarding = Forwarding(name, joining.incarnation, joining.has_name)
         self.carried = CarriedState(fences, placed, shared.bus, group.memory, workers.checkpoints)
         self.tasks = PlacedTasks(name, view, placed, fences, self.carried, agents, tasks.tasks)
         self.placed = PlacedAgents(name, view, fences, self.carried, agents, self.tasks)
         self.holder = LeaseHolder(name, shared.launcher, shared.bus, fences.placements, joining.lease, self.placed)
         self._task_calls = TaskCalls(name, self.tasks, self.forwarding, joining.reached)
         self._router = Router(
-            name,
-            self.forwarding,
-            joining.reached,
-            self._others,
-            view.nodes_of,
-            self._task_calls.kept,
-            lambda: self.holder.is_degraded,
+            name, self.forwarding, joining.reached, self._others, view.nodes_of, self._task_calls.kept, self._is_cut_off
         )
         self.routed = self._router.routed
         self.runner = PlacedRunner(name, self.tasks, joining)
@@ -111,6 +98,11 @@ class ClusterNode:
         """Returns the word for it where the node has no lease that it can rely on."""
         return [PART] if self.holder.is_degraded else []
 
+    @property
+    def problem(self) -> str:
+        """Returns why it has none."""
+        return self._joining.trouble() if self.holder.is_degraded else ""
+
     # -- for methods
 
     async def found(self) -> FoundEngine:
@@ -118,6 +110,8 @@ class ClusterNode:
         name = f"{self.settings.engine} at {self.settings.shown}"
         if self._joining.engine is None:
             return FoundEngine(name, problem=self._joining.problem or f"{name}: no answer yet")
+        if self.holder.is_degraded:
+            return FoundEngine(name, problem=self._joining.trouble())
         try:
             weak = await self._joining.engine.weaknesses()
         except CorralError as error:
@@ -126,9 +120,9 @@ class ClusterNode:
 
     async def nodes(self) -> list[Node]:
         """Returns the nodes that have a lease, and those that are drained, by name; those known last while the engine is away."""
-        if self.holder.is_degraded:
+        if self._is_cut_off():
             known = {each.name: each for each in self._last}
-            own = _node(self._record(), self.name)
+            own = self._node(self._record())
             others = [replace(each, state="unknown") for each in known.values() if not each.here]
             return sorted([replace(own, state="away"), *others], key=lambda each: each.name)
         self._last = await self._nodes_now()
@@ -140,7 +134,7 @@ class ClusterNode:
             records = {each.name: each for each in await nodes_now(engine, ANSWER_S)}
         except TimeoutError:
             raise self._joining.no_answer("list the nodes") from None
-        return [_node(record, self.name) for _, record in sorted(records.items())]
+        return [self._node(record) for _, record in sorted(records.items())]
 
     async def drain(self, node: str, by: str) -> Node:
         """Requests that a node gives its replicas away, and gets no new ones, until `resume`."""
@@ -194,13 +188,17 @@ class ClusterNode:
 
     # -- calls about other nodes
 
+    def _is_cut_off(self) -> bool:
+        """Returns whether the engine does not answer, as far as is known."""
+        return self.holder.is_degraded and self._joining.other is None
+
     async def _others(self) -> list[str]:
         """Returns the names of the other nodes; those that were known last where the engine does not answer now."""
-        if self._joining.engine is not None and not self.holder.is_degraded:
+        if self._joining.engine is not None and not self._is_cut_off():
             with contextlib.suppress(TimeoutError, CorralError):
                 records = await nodes_now(self._joining.engine, ALL_S)
-                self._last = [_node(each, self.name) for each in records]
-        return [each.name for each in self._last if not each.here]
+                self._last = [self._node(each) for each in records]
+        return [each.name for each in self._last if each.name != self.name]
 
     # -- its life
 
@@ -217,8 +215,7 @@ class ClusterNode:
                     group.create_task(self._warn(engine))
                     group.create_task(self.view.follow(engine))
                     group.create_task(self.placed.run(engine))
-                    group.create_task(self._specs.run(engine))
-                    group.create_task(self.budgets.run(engine))
+                    group.create_task(self._tell_own(engine, membership))
                     group.create_task(self._placer.run(engine))
                     group.create_task(self.tasks.ends.follow(engine))
                     group.create_task(self._deadlines.run(engine))
@@ -252,6 +249,13 @@ class ClusterNode:
                 self.holder.note_engine(is_there=False)
                 await asyncio.sleep(AGAIN_S)
 
+    async def _tell_own(self, engine: Engine, membership: Membership) -> None:
+        """Writes what is known by the name of this node, once that is its own."""
+        await membership.joined.wait()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._specs.run(engine))
+            group.create_task(self.budgets.run(engine))
+
     async def _warn(self, engine: Engine) -> None:
         """Writes what the engine cannot promise to the log."""
         try:
@@ -265,6 +269,8 @@ class ClusterNode:
             name=self.name,
             incarnation=self._joining.incarnation,
             version=__version__,
+            address=self._joining.address,
+            since=self._joining.since,
             labels=self.settings.labels,
             capacity=self.settings.capacity,
             load=self.placed.load,
@@ -272,14 +278,13 @@ class ClusterNode:
             refuses=self.placed.refuses,
         )
 
-
-def _node(record: NodeRecord, here: str) -> Node:
-    return Node(
-        name=record.name,
-        state=record.state,
-        version=record.version,
-        labels=record.labels,
-        capacity=record.capacity,
-        load=record.load,
-        here=record.name == here,
-    )
+    def _node(self, record: NodeRecord) -> Node:
+        return Node(
+            name=record.name,
+            state=record.state,
+            version=record.version,
+            labels=record.labels,
+            capacity=record.capacity,
+            load=record.load,
+            here=record.incarnation == self._joining.incarnation,
+        )

@@ -43,6 +43,7 @@ class PlacedAgents:
     ) -> None:
         self._carried = carried
         self._replicas = fences.replicas
+        self._has_name = fences.joining.has_name
         self._node = node
         self._tasks = tasks
         self._view = view
@@ -103,7 +104,7 @@ class PlacedAgents:
     async def release(self, engine: Engine) -> None:
         """Gives up every assignment of this node, whose processes are gone: others may start them at once."""
         for replica, known in list(self._view.assignments.items()):
-            if known.value.node == self._node:
+            if known.value.node == self._node and self._has_name():
                 await self._pass_on(engine, replica, "")
 
     # -- one look
@@ -111,7 +112,8 @@ class PlacedAgents:
     async def _reconcile(self, engine: Engine) -> bool:
         """Makes this node run what is assigned to it; returns whether nothing is left to do."""
         lease = self._lease
-        mine = {r: k for r, k in self._view.assignments.items() if k.value.node == self._node}
+        is_own = self._has_name()  # else they are those of another daemon
+        mine = {r: k for r, k in self._view.assignments.items() if is_own and k.value.node == self._node}
         is_done = True
         if lease:
             for replica, known in mine.items():

@@ -65,20 +65,22 @@ async def make_groups(
     tasks = make_tasks(records, workers, tenants, agents)
     models = make_models(records, workers, agents.agents, tasks)
     figures = make_figures(records, workers, tenants, agents, tasks, models)
-    cluster = _cluster(config, workers, agents, tasks)
+    cluster = _cluster(config, paths, workers, agents, tasks)
     groups = Groups(config, paths, daemon_log, records, workers, tenants, agents, tasks, models, figures, cluster)
     in_force.subscribe(lambda config: daemon_log.set_level(config.daemon.log_level))
     follow_workers(groups)
     return groups
 
 
-def _cluster(config: Config, workers: WorkersGroup, agents: AgentsGroup, tasks: TasksGroup) -> "ClusterNode | None":
+def _cluster(
+    config: Config, paths: Paths, workers: WorkersGroup, agents: AgentsGroup, tasks: TasksGroup
+) -> "ClusterNode | None":
     """Makes this daemon's part of its cluster, if it is to join one."""
     if config.cluster is None:
         return None
     from corral.supervisor.cluster.group import make_cluster  # noqa: PLC0415  # only who wants a cluster pays
 
-    return make_cluster(config.cluster, workers, agents, tasks)
+    return make_cluster(config.cluster, str(paths.socket.absolute()), workers, agents, tasks)
 
 
 def follow_workers(groups: Groups) -> None:

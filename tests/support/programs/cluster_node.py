@@ -27,6 +27,9 @@ class Printer:
     def stop(self, reason: str) -> None:
         self.say("stop", reason)
 
+    def wait_for(self, other: NodeRecord) -> None:
+        self.say("wait", other.incarnation)
+
 
 async def main(kind: str, url: str, name: str, lease: str = "usual") -> None:
     engine = await open_engine(ClusterSettings(engine=kind, url=url))  # type: ignore[arg-type]  # a word of the Literal
