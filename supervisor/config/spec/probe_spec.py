@@ -158,7 +158,7 @@ class Readiness(Struct, frozen=True, kw_only=True):
 class SmokeTask(Struct, frozen=True, kw_only=True):
     """Represents the task that a new worker has to finish before workers of its spec get others; `input` is any JSON."""
 
-    objective: Annotated[str, matching(r"(?s).{1,10000}", "1 to 10000 characters")]
+    objective: Annotated[str, matching(r"[\s\S]{1,10000}", "1 to 10000 characters")]
     input: Annotated[object, json_value] = None
     timeout: PositiveSeconds = SMOKE_TIMEOUT_S
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # has no stubs
 
 from corral.cli.daemon.init import TEMPLATES, planned
 from corral.supervisor.api.schema import reference
@@ -33,6 +34,18 @@ def test_every_example_is_valid(path: Path) -> None:
     assert is_valid("config", path.read_text("utf-8"))
 
 
+def test_the_file_for_editors_is_the_schema_and_another_validator_takes_every_example() -> None:
+    schema = json.loads((ROOT / "docs/reference/corral.schema.json").read_text("utf-8"))
+    assert schema == schema_of("config"), (
+        "corral schema | python -m json.tool --indent 1 > docs/reference/corral.schema.json"
+    )
+    Draft202012Validator.check_schema(schema)
+    validator: Any = Draft202012Validator(schema)  # Any: jsonschema has no complete types
+    for path in EXAMPLES:
+        validator.validate(json.loads(json.dumps(tomllib.loads(path.read_text("utf-8")), default=str)))
+    assert not validator.is_valid({"agents": {"a": {"command": 3}}})
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -50,6 +63,7 @@ def test_every_example_is_valid(path: Path) -> None:
         "process.nice = '${param.n}'\nidle_timeout = 5\n[agents.a]\ntemplate = 't'\nparams.n = 3\n"
         "[mcp.servers.s]\ntemplate = 't'\n",
         "[mcp.servers.cortex]\ndisabled = true\n",
+        f"{AGENT}smoke = {{ objective = 'two\\nlines of a word' }}\n".replace("'", '"'),
         "[tasks]\nretry_on = ['worker-death', 'Timeout']\n[recovery.actions]\nx = ['y']\n",
         "[teams.t]\nlead = 'a'\nmembers = ['b']\n[[workflows.w.steps]]\nname = 'x'\nagent = 'a'\nfor_each = '${input}'\n",
     ],
