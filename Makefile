@@ -10,7 +10,7 @@ NODE := $(abspath $(VENV))/node
 # The word behind `bench` or `long`.
 NAME := $(if $(filter bench long,$(firstword $(MAKECMDGOALS))),$(wordlist 2,2,$(MAKECMDGOALS)))
 
-.PHONY: demo test long check bench site layout format clean $(NAME)
+.PHONY: demo test long check bench site layout dist deb image release-check format clean $(NAME)
 .DELETE_ON_ERROR:
 # Many daemons and commands are started here: without bytecode each would compile what it imports, again and again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -40,12 +40,16 @@ site: $(VENV)/.test
 layout: $(VENV)/.test
 	$(BIN)/python -P benchmarks/layout.py $(ARGS)
 
+# Wheel and sdist, a Debian package, a container image, in dist; all that is checked before an upload: docs/how-to/release.md.
+dist deb image release-check: $(VENV)/.release
+	$(BIN)/python -P release/release.py $@ $(ARGS)
+
 format: $(VENV)/.check
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build .demo
+	rm -rf $(VENV) build dist .demo
 
 $(NAME):
 	@:

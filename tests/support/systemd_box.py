@@ -1,4 +1,4 @@
-"""A real systemd as PID 1 of namespaces of its own, on an overlay of this machine's files: nothing of it is changed.
+"""A real systemd as PID 1 of namespaces of its own, on an overlay of this machine's files, or of another root: nothing of it is changed.
 
 The writable layer is memory, held by a process that outlives a boot, so that the box can lose its power and
 boot again. Programs of the tests run in it by `run`. It needs root, cgroup2, overlayfs and a Python that
@@ -39,13 +39,13 @@ BOOT = """
 set -e
 echo $$ > "$2/cgroup.procs"
 exec setpriv --pdeathsig KILL unshare --cgroup --fork --pid --mount --uts --ipc --net --kill-child \
-  sh -c "$3" boot "$1" "$4"
+  sh -c "$3" boot "$1" "$4" "$5"
 """
 
 INIT = """
 set -e
 mount --make-rprivate /
-mount -t overlay overlay -o "lowerdir=/,upperdir=$1/layer/upper,workdir=$1/layer/work" "$1/root"
+mount -t overlay overlay -o "lowerdir=$3,upperdir=$1/layer/upper,workdir=$1/layer/work" "$1/root"
 cd "$1/root"
 mount -t proc proc proc
 mount -t sysfs -o ro sysfs sys
@@ -79,7 +79,7 @@ pivot_root . mnt
 umount -l /mnt
 exec env -i container=box NOTIFY_SOCKET=/run/outside/notify PATH=/usr/sbin:/usr/bin:/sbin:/bin "$2" --system
 """
-"""$1 is the folder of the box, $2 systemd. What `systemctl enable` made before the last power cut is kept in system.mine."""
+"""$1 is the folder of the box, $2 systemd, $3 the files that it begins with. What `systemctl enable` made before the last power cut is kept in system.mine."""
 
 
 def missing() -> str:
@@ -128,8 +128,9 @@ def python_for_all() -> str | None:
 class Box:
     """A booted systemd; `with` ends it, and everything in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lower: str = "/") -> None:
         self.folder = folder
+        self.lower = lower
         mounted = _cgroups()
         assert mounted is not None, "missing() was asked"
         self.cgroup = mounted / f"corral-box-{os.getpid()}"
@@ -162,7 +163,7 @@ class Box:
             notified.bind(str(address))
             notified.settimeout(BOUND_S)
             self._boot = subprocess.Popen(
-                ["nsenter", "-t", str(self._holder.pid), "-m", "--", "sh", "-c", BOOT, "boot", str(self.folder), str(self.cgroup), INIT, systemd],
+                ["nsenter", "-t", str(self._holder.pid), "-m", "--", "sh", "-c", BOOT, "boot", str(self.folder), str(self.cgroup), INIT, systemd, self.lower],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -225,7 +226,12 @@ class Box:
         ]
 
     def run(
-        self, *arguments: str, user: str | None = None, status: int | None = 0, environ: Mapping[str, str] | None = None
+        self,
+        *arguments: str,
+        user: str | None = None,
+        status: int | None = 0,
+        environ: Mapping[str, str] | None = None,
+        bound_s: float = BOUND_S,
     ) -> subprocess.CompletedProcess[str]:
         """Runs a program to its end; its exit status must be `status`, if that is given."""
         done = subprocess.run(
@@ -233,7 +239,7 @@ class Box:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=BOUND_S,
+            timeout=bound_s,
             check=False,
         )
         assert status in (None, done.returncode), (arguments, done.returncode, done.stdout, done.stderr)
