@@ -3,12 +3,15 @@
 import os
 import signal
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster_of_daemons import Cluster, cluster_of
+from cluster_of_daemons import Cluster, began, cluster_of
+from cluster_of_daemons import placed as placed_worker
 from corral.worker.contract.errors import Conflict, InvalidParams, Timeout
 from daemon_process import AGENTS, DaemonProcess
 
@@ -208,3 +211,33 @@ def test_labels_choose_nodes_and_a_reload_adds_changes_and_removes(tmp_path: Pat
         one.call("daemon.reload")
         cluster.until(lambda: homes(cluster) == [])
         cluster.until(lambda: "single" not in [a["name"] for a in two.call("daemon.status")["agents"]])
+
+
+def test_a_spread_agent_is_on_all_nodes_after_a_start_at_once_and_after_a_node_came_back_and_no_task_is_ended(
+    tmp_path: Path, folder: Path
+) -> None:
+    (work := tmp_path / "work").mkdir()
+    table = placed_worker(work, "many").replace("placement = {}", 'placement = { replicas = 2, spread = "node" }')
+    with cluster_of(tmp_path, "nats") as cluster:
+        with ThreadPoolExecutor() as pool:  # at once
+            list(pool.map(lambda name: cluster.add(name, table), ("one", "two")))
+        cluster.until(lambda: sorted(homes(cluster, "many")) == ["one", "two"])
+        gone = cluster.nodes.pop("two")
+        gone.kill()
+        one = cluster.nodes["one"]
+        cluster.until(lambda: homes(cluster, "many") == ["one", "one"])
+        tasks = [one.call("task.submit", agent="many", objective="wait", input=n) for n in range(3)]
+        for each in tasks[:2]:
+            began(cluster, work, each)
+        gone.start()
+        cluster.nodes["two"] = gone
+        cluster.until(lambda: "two" in [each["name"] for each in one.call("node.list")["nodes"]])
+        time.sleep(2)  # it is time enough to end one
+        assert [one.call("task.show", task=each["id"])["state"] for each in tasks] == ["running", "running", "queued"]
+        (work / "go").touch()
+        ended = [one.call("task.wait", task=each["id"]) for each in tasks]
+        assert [(each["state"], each["delivery"]) for each in ended[:2]] == [("succeeded", 1)] * 2
+        assert ended[2]["state"] == "succeeded"
+        cluster.until(lambda: sorted(homes(cluster, "many")) == ["one", "two"])
+        done = [one.call("task.run", agent="many", objective="x", input=n) for n in range(4)]
+        assert [each["state"] for each in done] == ["succeeded"] * 4

@@ -16,12 +16,13 @@ from corral.supervisor.config.decoding.decoder import STORE
 from corral.supervisor.config.decoding.values import Refused
 from corral.supervisor.config.spec.loader import decode_agent
 from corral.supervisor.config.spec.spec import Defaults, Spec, rescaled
+from corral.supervisor.workers.lifecycle.cordon import Unschedulable
 from corral.supervisor.workers.lifecycle.placements import Hold
 from corral.worker.contract.errors import Conflict, CorralError, Timeout
 
 from ..engine.interface import Engine
 from ..state.state import Assignment, PlacedSpec, ReplicaName, assignment_key, encoded
-from ..state.view import ClusterView
+from ..state.view import ClusterView, Known
 from .carried_state import CarriedState
 from .fences import Fences
 from .placed_tasks import PlacedTasks
@@ -121,10 +122,11 @@ class PlacedAgents:
                     is_done &= await self._claimed(engine, replica, lease)
                     if self._lease != lease:
                         return True  # woken by the change
+        busy = self._busy(mine)
         leaving = [
             replica
             for replica, known in mine.items()
-            if known.value.to is not None or replica[0] not in self._view.specs
+            if (known.value.to is not None or replica[0] not in self._view.specs) and replica not in busy
         ]
         for replica in (*leaving, *(self._claims.keys() - mine.keys())):
             self._claims.pop(replica, None)
@@ -146,7 +148,30 @@ class PlacedAgents:
         for name, tokens in wanted.items():
             if self._lease == lease:
                 await self._started(engine, name, tokens, lease)
-        return is_done
+        return is_done and not busy
+
+    def _busy(self, mine: Mapping[ReplicaName, Known[Assignment]]) -> set[ReplicaName]:
+        """Returns the replicas that are to move when no task runs there, and have one; their workers get no other."""
+        moving: dict[str, list[ReplicaName]] = {}
+        for replica, known in mine.items():
+            is_moving = known.value.gently and known.value.to is not None and replica in self._claims
+            if is_moving and replica[0] in self._view.specs:
+                moving.setdefault(replica[0], []).append(replica)
+        found: set[ReplicaName] = set()
+        for name, placed in self._published.items():
+            agent = self._agents.agents.get(name)
+            supervisors = [] if agent is None else agent.supervisors
+            count = len(moving[name]) * workers_of(name, placed) if name in moving else 0
+            stay = max(0, len(supervisors) - count)
+            for supervisor in supervisors[:stay]:
+                if supervisor.is_cordoned(Unschedulable.MOVING):  # it stays after all
+                    supervisor.uncordon(Unschedulable.MOVING)
+                    supervisor.publish_change()
+            for supervisor in supervisors[stay:]:
+                supervisor.cordon(Unschedulable.MOVING)
+                if supervisor.running:
+                    found.update(moving[name])
+        return found
 
     def _reads(self, name: str) -> bool:
         """Returns whether this version can read the table of an agent that is assigned to this node; says so where it cannot."""

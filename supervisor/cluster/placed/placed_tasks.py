@@ -24,6 +24,7 @@ from corral.supervisor.tasks.run.backlog import Origin
 from corral.supervisor.tasks.run.cluster import is_on_engine
 from corral.supervisor.tasks.run.endings import past_deadline
 from corral.supervisor.tasks.run.tasks import Tasks
+from corral.supervisor.workers.lifecycle.cordon import Unschedulable
 from corral.worker.contract.errors import Cancelled, Conflict, CorralError, ResourceLimitExceeded, Timeout
 from corral.worker.contract.records import Error, Task, TaskParams
 
@@ -300,7 +301,9 @@ class PlacedTasks:
         found = self._agents.agents.get(agent)
         if found is None:
             return 1
-        return max(1, len(found.supervisors) * found.spec.resources.max_concurrent_requests)
+        moving = sum(supervisor.is_cordoned(Unschedulable.MOVING) for supervisor in found.supervisors)
+        room = (len(found.supervisors) - moving) * found.spec.resources.max_concurrent_requests
+        return room if moving else max(1, room)
 
     async def _run(self, agent: str, engine: Engine, taken: Taken, slots: "_Slots") -> None:
         """Runs one delivery of a task, and stores its end."""

@@ -1,7 +1,7 @@
 """Decides which node runs which replica of an agent: the least load per capacity among the nodes that qualify.
 
-A replica that has a place keeps it while its node is there and still has the labels: nothing moves to even out load. All
-nodes decide alike from the same facts, since ties fall by a hash of agent and node. Load is a count of replicas.
+A replica that has a place keeps it while its node is there and still has the labels: nothing moves to even out load. With
+spread = "node" one moves to a node that has two less of the agent, when it has no task. All nodes decide alike from the same facts, since ties fall by a hash of agent and node. Load is a count of replicas.
 """
 
 from collections.abc import Iterable, Mapping
@@ -88,13 +88,14 @@ def must_leave(agent: str, node: Node | None, placement: Placement) -> bool:
 class Change(Struct, frozen=True):
     """Represents one assignment to write: replica `number` of `agent` is on `node`; `before` is where it was, "" nowhere.
 
-    `node` "" takes the replica away.
+    `node` "" takes the replica away. With `gently` it moves when no task runs there.
     """
 
     agent: str
     number: int
     node: str
     before: str = ""
+    gently: bool = False
 
 
 def decide(
@@ -129,7 +130,27 @@ def decide(
         _add(after, before, -1)
         _add(after, found.name, 1)
         held[found.name] = held.get(found.name, 0) + 1
+    if refusal is None and placement.spread == "node":
+        changes += _mended(agent, placement, after, kept, held)
     return changes, refusal, after
+
+
+def _mended(
+    agent: str, placement: Placement, nodes: dict[str, Node], kept: dict[int, str], held: dict[str, int]
+) -> list[Change]:
+    """Returns the moves that spread the replicas of an agent evenly; `held` is how many each node has, those without a move included."""
+    changes: list[Change] = []
+    for number, name in sorted(kept.items(), reverse=True):
+        if nodes[name].state != "ready":
+            continue  # it may be gone in a moment
+        found = choose(agent, placement, nodes.values(), held)
+        if isinstance(found, Node) and held[name] - held.get(found.name, 0) > 1:
+            changes.append(Change(agent, number, found.name, name, gently=True))
+            _add(nodes, name, -1)
+            _add(nodes, found.name, 1)
+            held[name] -= 1
+            held[found.name] = held.get(found.name, 0) + 1
+    return changes
 
 
 def _add(nodes: dict[str, Node], name: str, count: int) -> None:

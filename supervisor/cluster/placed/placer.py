@@ -166,7 +166,7 @@ class Placer:
         known = self._view.assignments.get(replica)
         present = None if known is None else known.value
         if present is not None and present.node and observer.may_run(present.node):
-            wanted = replace(present, to=change.node)
+            wanted = replace(present, to=change.node, gently=change.gently)
             if not present.lease and change.node:  # it has not begun there
                 wanted = Assignment(node=change.node)
         elif not change.node:

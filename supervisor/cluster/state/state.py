@@ -41,13 +41,14 @@ class PlacedSpec(Struct, frozen=True, kw_only=True):
 class Assignment(Struct, frozen=True, kw_only=True):
     """Represents where one replica is: on `node`, which has claimed it under `lease`, 0 before.
 
-    With `to` the node has to end it, and to pass it on to that node, "" for none. `node` "" is a replica that waits for a
+    With `to` the node has to end it, with `gently` when no task runs there, and to pass it on to that node, "" for none. `node` "" is a replica that waits for a
     place. The revision of a claim is the fencing token of the replica.
     """
 
     node: str
     lease: int = 0
     to: str | None = None
+    gently: bool = False
 
 
 ReplicaName = tuple[str, int]

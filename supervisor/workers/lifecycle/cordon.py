@@ -12,6 +12,8 @@ class Unschedulable(enum.StrEnum):
     """A fork of a newer zygote is about to replace it: an assigned task is not handed over either."""
     SURPLUS = "surplus"
     """The agent is scaled down: it finishes its tasks, then it is removed."""
+    MOVING = "moving"
+    """Its replica moves to another node of the cluster: it finishes its tasks, then it is removed."""
     HIBERNATED = "hibernated"
     """Its process was ended after it had saved a checkpoint; a task, `wake` or `start` brings it back."""
     INCOMING = "incoming"
@@ -23,5 +25,7 @@ class Unschedulable(enum.StrEnum):
 HANDS_NOTHING_OVER = frozenset({Unschedulable.HIBERNATING, Unschedulable.OUTDATED})
 """Reasons for which a worker is not handed a task that was assigned to it before."""
 
-TAKES_NOTHING_NEW = frozenset({Unschedulable.SURPLUS, Unschedulable.INCOMING, Unschedulable.OUTGOING})
+TAKES_NOTHING_NEW = frozenset(
+    {Unschedulable.SURPLUS, Unschedulable.MOVING, Unschedulable.INCOMING, Unschedulable.OUTGOING}
+)
 """Reasons for which a worker only finishes what it was assigned before."""

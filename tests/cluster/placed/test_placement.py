@@ -141,3 +141,20 @@ def test_whatever_the_cluster_is_like_the_decision_is_sound_and_stable(seed: int
             counts = [sum(1 for v in now.values() if v == n.name) for n in eligible]
             same = [c for c, n in zip(counts, eligible, strict=True) if placement.labels.items() <= n.labels.items()]
             assert max(same) - min(same) <= 1
+
+
+def test_a_spread_agent_is_mended_gently_and_then_stays() -> None:
+    spread = Placement(replicas=4, spread="node")
+    nodes = {"a": Node("a", 10, 4), "b": Node("b", 10), "c": Node("c", 10)}
+    changes, refusal, after = decide("x", spread, nodes, dict.fromkeys(range(4), "a"))
+    assert refusal is None
+    assert sorted(each.node for each in changes) == ["b", "c"]
+    assert {(each.number, each.before, each.gently) for each in changes} == {(3, "a", True), (2, "a", True)}
+    assert [after[each].load for each in "abc"] == [2, 1, 1]
+    moved = {0: "a", 1: "a"} | {each.number: each.node for each in changes}
+    assert decide("x", spread, after, moved)[0] == []  # no further one
+    assert decide("x", Placement(replicas=4), nodes, dict.fromkeys(range(4), "a"))[0] == []
+    full = {**nodes, "b": Node("b", 1, 1), "c": Node("c", 10, state="draining")}
+    assert decide("x", spread, full, dict.fromkeys(range(4), "a"))[0] == []
+    doubtful = {**nodes, "a": Node("a", 10, 4, state="cordoned")}
+    assert decide("x", spread, doubtful, dict.fromkeys(range(4), "a"))[0] == []
