@@ -27,6 +27,7 @@ from .config.spec.sources import literal_warnings
 from .config.spec.spec import Config, Daemon
 from .daemon import run as daemon
 from .daemon.host import background
+from .daemon.host.entrypoints import entrypoint_problems
 from .daemon.host.installation import Paths, default_paths, read_config
 from .daemon.host.lifeline import Lifeline
 from .daemon.host.state_folder import check_state_folder
@@ -79,7 +80,7 @@ def main() -> None:
     if arguments.check:
         secrets = Secrets.of(config.daemon.secrets_file, os.environ, paths.state_dir)
         specs = config.agents.values()
-        problems = secret_problems(specs, secrets)
+        problems = [*secret_problems(specs, secrets), *entrypoint_problems(specs, os.environ)]
         for problem in [*problems, *tool_warnings(config), *literal_warnings(specs)]:
             print(f"corrald: warning: {problem}", file=sys.stderr)
         count = len(config.agents)

@@ -256,16 +256,23 @@ def rm(session: Session, names: tuple[str, ...], selector: tuple[str, ...], casc
 
 
 @command("scale")
-@click.argument("name", metavar="NAME", shell_complete=complete_agents)
-@click.argument("instances", type=click.IntRange(0), metavar="N")
-def scale(session: Session, name: str, instances: int) -> None:
-    """Set the number of workers of an agent.
+@click.argument("wanted", nargs=-1, required=True, metavar="NAME N", shell_complete=complete_agents)
+def scale(session: Session, wanted: tuple[str, ...]) -> None:
+    """Set the number of workers of an agent; NAME=N... sets those of several.
 
     For an agent with a range of instances, N lies within the range, or is 0 for no workers until the next scale.
     For an agent that a cluster places, N is the number of its replicas on all nodes together.
     """
-    entry = session.call("agent.scale", {"name": name, "instances": instances}, timeout_s=None)
-    session.answer(entry, f"scaled {name} to {instances} ({word(entry, 'state', '-')})")
+    pairs = [each.rpartition("=")[::2] for each in wanted]
+    if len(wanted) == 2 and "=" not in wanted[0]:
+        pairs = [wanted]
+    for name, number in pairs:
+        if not name:
+            raise click.UsageError("write NAME N, or NAME=N for each of several")
+        if not (number.isascii() and number.isdecimal()):
+            raise click.UsageError(f"N {number}: write a whole number of at least 0")
+        entry = session.call("agent.scale", {"name": name, "instances": int(number)}, timeout_s=None)
+        session.answer(entry, f"scaled {name} to {int(number)} ({word(entry, 'state', '-')})")
 
 
 def _complete_signals(_context: click.Context, _parameter: click.Parameter, start: str) -> list[str]:

@@ -784,6 +784,10 @@ def test_rm_scale_and_signal_say_what_was_done(world: World) -> None:
     assert [line.split()[-1] for line in done] == ["c", "a", "b"]
     assert json.loads(world.corral("rm", "a", "--json").stdout) == {"removed": ["c", "a", "b"]}
     assert json.loads(world.corral("scale", "a", "3", "--json").stdout) == entry("a", "Ready")
+    assert world.corral("scale", "a=2", "b=0").returncode == 0
+    assert world.daemon.asked("agent.scale") == [{"name": n, "instances": i} for n, i in (("a", 3), ("a", 2), ("b", 0))]
+    for wrong in (["a"], ["a", "x"], ["a=-1"], ["a", "1", "b=2"]):
+        assert world.corral("scale", *wrong).returncode == 2, wrong
     for name in ("HUP", "SIGHUP", "1", "hup"):
         assert "SIGHUP" in world.corral("signal", "a-0", name).stdout
     assert "SIGHUP" in world.corral("signal", "HUP", "a-0").stdout  # the order of kill(1)
@@ -791,7 +795,6 @@ def test_rm_scale_and_signal_say_what_was_done(world: World) -> None:
         {"names": ["a", "b"], "cascade": True},
         {"names": ["a"], "cascade": False},
     ]
-    assert world.daemon.asked("agent.scale") == [{"name": "a", "instances": 3}]
     assert world.daemon.asked("agent.signal") == [{"names": ["a-0"], "signal": "SIGHUP"}] * 5
 
 

@@ -197,6 +197,9 @@ class DashboardFace:
         """Answers with a file, or opens (POST) or closes (DELETE) a session."""
         if request.path == SESSION_PATH:
             return await self._session(request)
+        if request.path.rstrip("/") == FILES:  # where others have their page
+            check_read(request, True)
+            return web.Response(status=307, headers={"Location": "./" if request.path == FILES else "../"})
         name = request.path.removeprefix(f"{FILES}/")
         check_read(request, name in files_of(PAGE))
         return file_answer(request, files_of(PAGE), name, PAGE_HEADERS)

@@ -74,6 +74,14 @@ def test_the_page_and_each_file_come_without_a_token_and_with_a_strict_policy(ap
         assert browser.ask("GET", path, If_None_Match=found.headers["ETag"]).status == 304
 
 
+def test_the_word_dashboard_leads_to_the_page(api: Api) -> None:
+    browser = Browser(api)
+    for path, target in (("/dashboard", "./"), ("/dashboard/", "../")):
+        found = browser.ask("GET", path)
+        assert (found.status, found.headers["Location"]) == (307, target)
+        assert browser.ask("POST", path).status == 405
+
+
 def test_no_file_names_another_host_or_has_anything_inline() -> None:
     for name in SCRIPTS:
         text = re.sub(r"^\s*//.*$", "", (PAGE / name).read_text(), flags=re.MULTILINE)
