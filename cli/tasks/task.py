@@ -291,10 +291,11 @@ task = CommandGroup("task", help="Show, follow, cancel or retry single tasks.")
 @click.argument("task_id", metavar="ID", shell_complete=complete_tasks)
 @option("--tree", "Print only the tree of delegated tasks.")
 @option("--calls", "Print only its tool calls.")
-def show(session: Session, task_id: str, tree: bool, calls: bool) -> None:
+@option("--steps", "Print only its steps, with a bar for the time of each.")
+def show(session: Session, task_id: str, tree: bool, calls: bool, steps: bool) -> None:
     """Show a task and the tree of its delegated tasks."""
-    if tree and calls:
-        raise click.UsageError("--tree does not go with --calls")
+    if tree + calls + steps > 1:
+        raise click.UsageError("give one of --tree, --calls and --steps")
     if tree:
         _show_tree(session, task_id)
         return
@@ -302,6 +303,11 @@ def show(session: Session, task_id: str, tree: bool, calls: bool) -> None:
         from .task_log import print_calls  # noqa: PLC0415 - start-up time: only for --calls
 
         print_calls(session, task_id)
+        return
+    if steps:
+        from .task_log import print_steps  # noqa: PLC0415 - as above
+
+        print_steps(session, task_id)
         return
     record = session.call("task.show", {"task": task_id})
     if session.printed_json(record):
@@ -442,11 +448,13 @@ def select_tasks(command: Callable[..., Any]) -> Callable[..., Any]:  # Any: any
 
 @task.define("retry")
 @select_tasks
-def retry(session: Session, task_ids: tuple[str, ...], dead: bool, agent: str | None) -> int:
+@option("--from STEP", "Run anew from this step on; without it, all steps that have ended are kept.", "step")
+def retry(session: Session, task_ids: tuple[str, ...], dead: bool, agent: str | None, step: str | None) -> int:
     """Queue failed tasks again as new tasks. Prints the new ids."""
     retried: list[dict[str, object]] = []
     failed: list[dict[str, object]] = []
-    for found in _in_batches(session, "task.retry", _selection(task_ids, dead, agent)):
+    selected = {**_selection(task_ids, dead, agent), **({} if step is None else {"step": step})}
+    for found in _in_batches(session, "task.retry", selected):
         retried += inners(found, "retried")
         failed += inners(found, "failed")
     errors = [from_wire(each.get("error")) for each in failed]
@@ -460,6 +468,22 @@ def retry(session: Session, task_ids: tuple[str, ...], dead: bool, agent: str | 
     if not retried and not failed:
         session.note("there are no dead letters")
     return errors[0].exit_status if errors else 0
+
+
+@task.define("replay")
+@click.argument("task_id", metavar="ID", shell_complete=complete_tasks)
+@option("--agent MODULE:AGENT", "Replay it on this agent, found from this folder; default that of the task.", "target")
+@option("--python PATH", "Interpreter of the agent; default that of the agent.")
+@option("--save FILE", "Only write the record, for `agent.replay` in a test.")
+def replay(session: Session, task_id: str, target: str | None, python: str | None, save: str | None) -> int:
+    """Run the code of an agent against the record of a task, offline.
+
+    Every step is answered from the record, and nothing is done. Prints the output; where the code departs from the record it
+    says at which step, with exit status 4.
+    """
+    from .replay import replayed, saved  # noqa: PLC0415 - start-up time: seldom used
+
+    return replayed(session, task_id, target, python) if save is None else saved(session, task_id, save)
 
 
 @task.define("discard")

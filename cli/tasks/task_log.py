@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from functools import partial
 from types import TracebackType
 
@@ -178,4 +179,40 @@ CALLS = Table(
     sparse="RESULT",
     right="TOOK BYTES",
     result=_result,
+)
+
+
+def print_steps(session: Session, task_id: str) -> None:
+    """Prints the steps of a task in their order, each with a bar for when it ran and how long."""
+    record = session.call("task.show", {"task": task_id, "steps": True})
+    steps = session.records(record, "steps", f'no steps of task "{task_id}" are kept')
+    if not steps:
+        return
+    begins = [datetime.fromisoformat(word(step, "at")).timestamp() for step in steps]
+    ends = [begin + (number(step, "duration_s") or 0.0) for begin, step in zip(begins, steps, strict=True)]
+    first, last = min(begins), max(ends)
+    scale = BAR / max(last - first, 1e-9)
+    shown: list[Record] = []
+    for step, begin, end in zip(steps, begins, ends, strict=True):
+        before = min(int((begin - first) * scale), BAR - 1)
+        length = max(1, min(round((end - begin) * scale), BAR - before))
+        shown.append({**step, "time": f"{'·' * before}{'█' * length}".ljust(BAR, "·")})
+    session.print_records(shown, STEPS)
+
+
+def _kept(step: Record) -> str:
+    """Returns why a step failed, or the result that is kept of it."""
+    if step.get("error") is not None:
+        return word(step, "error")
+    return "" if step.get("result") is None else render.json_text(step["result"], indent=False)
+
+
+BAR = 24
+"""Characters of the bar for the time of all steps."""
+
+STEPS = Table(
+    "NUMBER NAME KIND STATE DELIVERY TRIES TOOK=duration_s TIME=time RESULT",
+    drop="KIND TRIES TIME",
+    right="NUMBER DELIVERY TRIES TOOK",
+    result=_kept,
 )

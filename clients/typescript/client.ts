@@ -1884,7 +1884,7 @@ export interface TakenBack {
  * A `durable` task is stored before it is acknowledged; another one never outlives the daemon.
  * `retry_of` is the ended task that it replaces, `retried_by` the task that replaces it. `when_down` and
  * `queue_timeout_s` are the task's own, null where `[tasks]` decides; at `deadline_at` it ends as timeout. `calls` are its tool calls,
- * where they are asked for. `peak_memory_bytes` and `cpu_ms` are what its workers have used while it ran, null where that was not measured.
+ * and `steps` its steps, where they are asked for. A retry has the `retried_from`: the first step that it does not keep. `peak_memory_bytes` and `cpu_ms` are what its workers have used while it ran, null where that was not measured.
  * `traceparent` names the span above it, of the caller or of the task that delegated it.
  */
 export interface Task {
@@ -1937,6 +1937,8 @@ export interface Task {
   cpu_ms?: number | null;
   traceparent?: string | null;
   tokens_estimated?: number;
+  steps?: Array<TaskStep> | null;
+  retried_from?: string | null;
 }
 
 /**
@@ -2008,6 +2010,7 @@ export interface TaskInShort {
   cpu_ms: number | null;
   traceparent: string | null;
   tokens_estimated: number;
+  retried_from: string | null;
 }
 
 /** Represents the result of `task.log`: the entries in order of time, none with `follow`, which has sent them. */
@@ -2146,6 +2149,27 @@ export interface TaskRunParamsWithoutAgent {
   stream?: boolean;
 }
 
+/**
+ * Represents a step of a task: work that is done once, however often the task begins.
+ *
+ * `number` is its place, from 1, `name` unique in the task. `state` is done (its `result` is kept), failed (it runs again at
+ * the next beginning), or running: a tool was called, and nobody knows whether it ended. `kind` is step, tool,
+ * delegate or ask; `tries` the number of times that it has failed.
+ */
+export interface TaskStep {
+  number: number;
+  name: string;
+  state: "done" | "failed" | "running";
+  kind: string;
+  at: string;
+  duration_s: number | null;
+  delivery: number;
+  tries?: number;
+  size_bytes?: number;
+  error?: string | null;
+  result?: unknown;
+}
+
 /** Represents the result of `task.discard`: the number of tasks that are dead letters no longer. */
 export interface TasksDiscarded {
   discarded: number;
@@ -2187,6 +2211,28 @@ export interface TasksRetried {
   retried: Array<Retried>;
   failed: Array<RetryFailed>;
   more: string | null;
+}
+
+/** Selects ended tasks as TasksParams; a retry keeps the steps that have ended, with `step` only those before it. */
+export interface TasksRetryParams {
+  task?: string | null;
+  tasks?: Array<string>;
+  dead?: boolean;
+  agent?: string | null;
+  limit?: number;
+  until?: number | null;
+  after?: string | null;
+  step?: string | null;
+}
+
+/** Selects ended tasks as TasksParams; a retry keeps the steps that have ended, with `step` only those before it. */
+export interface TasksRetryParamsWithoutTasks {
+  dead?: boolean;
+  agent?: string | null;
+  limit?: number;
+  until?: number | null;
+  after?: string | null;
+  step?: string | null;
 }
 
 /** Represents a team with its spec; `source` is "store" if it was added at run time, else the configuration file. */
@@ -3386,7 +3432,7 @@ export class Corral extends Connection {
   }
 
   /** Queues ended tasks once more, each as a new task: {retried: [{task, by}], failed: [{task, error}], more: the `after` of more dead letters}. */
-  retryTasksSelected(args: TasksParams = {}, options?: RequestOptions): Promise<TasksRetried> {
+  retryTasksSelected(args: TasksRetryParams = {}, options?: RequestOptions): Promise<TasksRetried> {
     return this.request("POST", "/api/v1/tasks/retry", [], args, options) as Promise<TasksRetried>;
   }
 
@@ -3396,8 +3442,8 @@ export class Corral extends Connection {
   }
 
   /** Returns the record of a task, on request with its tool calls. */
-  showTask(args: { task: string; calls?: boolean }, options?: RequestOptions): Promise<Task> {
-    return this.request("GET", "/api/v1/tasks/{task}", ["calls"], args, options) as Promise<Task>;
+  showTask(args: { task: string; calls?: boolean; steps?: boolean }, options?: RequestOptions): Promise<Task> {
+    return this.request("GET", "/api/v1/tasks/{task}", ["calls","steps"], args, options) as Promise<Task>;
   }
 
   /** Cancels a task and those that it delegated. */
@@ -3435,7 +3481,7 @@ export class Corral extends Connection {
   }
 
   /** Queues ended tasks once more, each as a new task: {retried: [{task, by}], failed: [{task, error}], more: the `after` of more dead letters}. */
-  retryTasks(args: { task: string } & TasksParamsWithoutTasks, options?: RequestOptions): Promise<TasksRetried> {
+  retryTasks(args: { task: string } & TasksRetryParamsWithoutTasks, options?: RequestOptions): Promise<TasksRetried> {
     return this.request("POST", "/api/v1/tasks/{task}/retry", [], args, options) as Promise<TasksRetried>;
   }
 

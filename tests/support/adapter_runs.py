@@ -10,10 +10,9 @@ from corral.adapters import wrap
 from corral.worker import Agent, SyncTask, Task
 from corral.worker.contract import codec
 from corral.worker.sdk.generators import handler_of
-from corral.worker.sdk.runtime import is_async
 from corral.worker.sdk.session import Memory
 from corral.worker.sdk.task import Start
-from corral.worker.sdk.threads import ThreadBridge, run_in_thread
+from corral.worker.sdk.threads import ThreadBridge, is_async, run_in_thread
 
 T = TypeVar("T")
 

@@ -642,6 +642,7 @@ class Methods:
         limit: int = 1000,
         until: float | datetime | None = None,
         after: str | None = None,
+        step: str | None = None,
     ) -> results.TasksRetried: ...
 
     @calls(task.TASK_TREE)

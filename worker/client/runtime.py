@@ -373,13 +373,13 @@ class AgentRuntime(Caller, Methods):
         """Cancels a task and the tasks that it delegated; returns its record."""
         return await self._connection.ask(Task, "task.cancel", {"task": task})
 
-    async def show_task(self, task: str, *, calls: bool = False) -> Task:
-        """Returns the record of a task; `calls` puts its tool calls into `Task.calls`.
+    async def show_task(self, task: str, *, calls: bool = False, steps: bool = False) -> Task:
+        """Returns the record of a task; `calls` puts its tool calls into `Task.calls`, `steps` its steps into `Task.steps`.
 
         Raises:
             NotFound: there is none, or it has expired.
         """
-        params = given(TaskShowParams, task=task, calls=calls)
+        params = given(TaskShowParams, task=task, calls=calls, steps=steps)
         return await self._connection.ask(Task, "task.show", params, timeout_s=ANSWER_S)
 
     async def list_tasks(

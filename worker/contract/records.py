@@ -115,6 +115,30 @@ class TaskCall(Struct, frozen=True, kw_only=True):
     result: object = None
 
 
+StepState = Literal["running", "done", "failed"]
+
+
+class TaskStep(Struct, frozen=True, kw_only=True):
+    """Represents a step of a task: work that is done once, however often the task begins.
+
+    `number` is its place, from 1, `name` unique in the task. `state` is done (its `result` is kept), failed (it runs again at
+    the next beginning), or running: a tool was called, and nobody knows whether it ended. `kind` is step, tool,
+    delegate or ask; `tries` the number of times that it has failed.
+    """
+
+    number: int
+    name: str
+    state: StepState
+    kind: str
+    at: str
+    duration_s: float | None
+    delivery: int
+    tries: int = 0
+    size_bytes: int = 0
+    error: str | None = None
+    result: object = None
+
+
 class Task(Struct, frozen=True, kw_only=True):
     """Represents one task of an agent, from its acknowledgement to its end.
 
@@ -126,7 +150,7 @@ class Task(Struct, frozen=True, kw_only=True):
     A `durable` task is stored before it is acknowledged; another one never outlives the daemon.
     `retry_of` is the ended task that it replaces, `retried_by` the task that replaces it. `when_down` and
     `queue_timeout_s` are the task's own, null where `[tasks]` decides; at `deadline_at` it ends as timeout. `calls` are its tool calls,
-    where they are asked for. `peak_memory_bytes` and `cpu_ms` are what its workers have used while it ran, null where that was not measured.
+    and `steps` its steps, where they are asked for. A retry has the `retried_from`: the first step that it does not keep. `peak_memory_bytes` and `cpu_ms` are what its workers have used while it ran, null where that was not measured.
     `traceparent` names the span above it, of the caller or of the task that delegated it.
     """
 
@@ -179,6 +203,8 @@ class Task(Struct, frozen=True, kw_only=True):
     cpu_ms: float | None = None
     traceparent: str | None = None
     tokens_estimated: int = 0
+    steps: list[TaskStep] | None = None
+    retried_from: str | None = None
 
 
 class TaskParams(Struct, frozen=True, forbid_unknown_fields=True):

@@ -20,12 +20,49 @@ class WorkerToolsParams(Struct, frozen=True):
     task: str | None = None
 
 
+StepNumber = Annotated[int, Meta(ge=1, le=1_000_000)]
+
+StepName = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class CallStep(Struct, frozen=True):
+    """Represents the step that a tool call is; `again` if an earlier beginning made the call, and nobody knows its end."""
+
+    number: StepNumber
+    name: StepName
+    again: bool = False
+
+
 class WorkerCallParams(Struct, frozen=True):
-    """`tools/call` of a worker."""
+    """`tools/call` of a worker; one that is a `step` of its `task` is kept by the daemon."""
 
     name: str
     arguments: dict[str, object] = {}
     task: str | None = None
+    step: CallStep | None = None
+
+
+class StepParams(Struct, frozen=True):
+    """`step/put` of a worker: the end of a step of a `task`: its `result`, or with `error` the reason of its failure.
+
+    `at` is its beginning, in seconds of the Unix epoch. Answered with `{}` when it is kept.
+    """
+
+    task: str
+    number: StepNumber
+    name: StepName
+    kind: Annotated[str, Meta(min_length=1, max_length=32)] = "step"
+    at: float = 0.0
+    duration_s: float = 0.0
+    result: object = None
+    error: Annotated[str, Meta(max_length=4096)] | None = None
+
+
+class StepsParams(Struct, frozen=True):
+    """`step/list` of a worker: the kept steps of a `task` after a number, as `steps` of `task/run` has the first."""
+
+    task: str
+    after: Annotated[int, Meta(ge=0)] = 0
 
 
 class DelegateParams(TaskParams, frozen=True, forbid_unknown_fields=True):

@@ -116,10 +116,11 @@ class ExposeParams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TaskShowParams(Struct, frozen=True, forbid_unknown_fields=True):
-    """Names a task; with `calls` its record has its tool calls."""
+    """Names a task; with `calls` its record has its tool calls, with `steps` its steps."""
 
     task: str
     calls: bool = False
+    steps: bool = False
 
 
 class NamesParams(Struct, frozen=True, forbid_unknown_fields=True):
@@ -381,6 +382,12 @@ class TasksParams(Struct, frozen=True, forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1, le=1000)] = 1000
     until: Moment | None = None
     after: Annotated[str, Meta(max_length=50)] | None = None
+
+
+class TasksRetryParams(TasksParams, frozen=True, forbid_unknown_fields=True):
+    """Selects ended tasks as TasksParams; a retry keeps the steps that have ended, with `step` only those before it."""
+
+    step: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
 
 
 class TaskTreeParams(Struct, frozen=True, forbid_unknown_fields=True):

@@ -351,6 +351,7 @@ class TaskInShort(Struct, frozen=True, kw_only=True):
     cpu_ms: float | None
     traceparent: str | None
     tokens_estimated: int
+    retried_from: str | None
 
 
 class TaskNode(Struct, kw_only=True):

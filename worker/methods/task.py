@@ -93,7 +93,7 @@ TASK_CANCEL = method(
 )
 
 TASK_RETRY = method(
-    Signature("task.retry", params.TasksParams, results.TasksRetried),
+    Signature("task.retry", params.TasksRetryParams, results.TasksRetried),
     access("operate", TASK),
     faces("POST /tasks/{tasks}/retry", "POST /tasks/retry", python="retry_tasks", command="task retry"),
     "Queues ended tasks once more, each as a new task: {retried: [{task, by}], failed: [{task, error}], more: the `after` of more dead letters}.",

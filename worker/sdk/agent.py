@@ -16,7 +16,7 @@ Importing it takes a few milliseconds: `run` imports asyncio. It must not know t
 
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
@@ -265,7 +265,32 @@ class Agent:
 
         request: dict[str, Json] = {"task": "test", "objective": objective, "input": input}
         request |= {"context": context, "session": session, "memory": memory}
-        return offline.run(self._hooks, request, config, tools or {}, agents or {}, answers or {})
+        return offline.run(self._hooks, request, config, offline.Given(tools or {}, agents or {}, answers or {}))
+
+    def replay(
+        self,
+        record: Mapping[str, Json],
+        *,
+        tasks: Sequence[Mapping[str, Json]] = (),
+        config: Mapping[str, object] | None = None,
+    ) -> Json:
+        """Runs the handler again without a daemon, every step answered from the record of a task; returns its output.
+
+        A test that replays the record of a good run fails when the code no longer asks for the same steps.
+
+        Args:
+            record: the record, as `corral task show ID --steps --json` prints it.
+            tasks: the records of the tasks that it delegated, which `corral task replay ID --save FILE` writes with it.
+            config: the agent's `[agents.NAME.config]` table.
+
+        Raises:
+            Conflict: the code departs from the record: `data["step"]` is the number of the step, `data["name"]` what it asks
+                for now, `data["kept"]` what the record has there; or the output is another one.
+            BaseException: any exception of the handler, as it is.
+        """
+        from .replay import replay  # noqa: PLC0415  as above
+
+        return replay(self._hooks, record, tasks, config)
 
     def run(self) -> None:
         """Serves the daemon until `shutdown`; prints how to run the agent if corral did not start it.

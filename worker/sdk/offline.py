@@ -15,11 +15,10 @@ from ..contract.errors import InvalidParams, NotFound
 from ..contract.parts import size_of
 from .generators import handler_of
 from .results import Json
-from .runtime import is_async
 from .session import Memory
 from .signatures import fault_of
 from .task import Hooks, Running, Start, SyncTask, Task
-from .threads import ThreadBridge, run_in_thread
+from .threads import ThreadBridge, is_async, run_in_thread
 
 T = TypeVar("T")
 
@@ -27,10 +26,10 @@ Answers = Mapping[str, object]
 """By the name of a tool or an agent: the result, or a function that takes the arguments or the task and returns it."""
 
 
-def run(
-    hooks: Hooks, request: dict[str, Json], config: Json, tools: Answers, agents: Answers, answers: Answers
-) -> Json:
+def run(hooks: Hooks, request: dict[str, Json], config: Json, calls: "Given") -> Json:
     """Returns the output of the handler as a caller would get it, in a loop and a thread of its own.
+
+    `calls` answers in place of the daemon.
 
     Raises:
         InvalidParams: the agent has no handler, or a hook takes other arguments.
@@ -45,7 +44,7 @@ def run(
 
     def work() -> None:
         try:
-            found.append(asyncio.run(_run(hooks, request, config, _Answers(tools, agents, answers))))
+            found.append(asyncio.run(_run(hooks, request, config, calls)))
         except BaseException as error:  # raised again for the caller, below
             failed.append(error)
 
@@ -57,7 +56,7 @@ def run(
     return found[0]
 
 
-async def _run(hooks: Hooks, request: dict[str, Json], config: Json, calls: "_Answers") -> Json:
+async def _run(hooks: Hooks, request: dict[str, Json], config: Json, calls: "Given") -> Json:
     name = hooks.name or "agent"
     start = Start(name, f"{name}-0", 1, 3600.0, {}, config or {}, None)
     bridge = ThreadBridge(asyncio.get_running_loop())
@@ -69,10 +68,11 @@ async def _run(hooks: Hooks, request: dict[str, Json], config: Json, calls: "_An
         assert hooks.task is not None, "the caller has checked it"
         handler = handler_of(hooks.task)
         if is_async(handler):
-            output = await cast("Awaitable[object]", handler(Task(start, request, calls, memory)))
+            calls.task = Task(start, request, calls, memory)
+            output = await cast("Awaitable[object]", handler(calls.task))
         else:
-            task = SyncTask(start, request, calls, memory, bridge)
-            output = await run_in_thread(partial(handler, task), bridge.cancel)
+            calls.task = SyncTask(start, request, calls, memory, bridge)
+            output = await run_in_thread(partial(handler, calls.task), bridge.cancel)
         return codec.decode(codec.encode_exactly(output))
     finally:
         if hooks.on_shutdown is not None:
@@ -85,8 +85,8 @@ async def _call(hook: Callable[..., object], *args: object) -> object:
     return await run_in_thread(partial(hook, *args), lambda _: None)
 
 
-class _Answers:
-    """Answers the calls of a task in place of the daemon."""
+class Given:
+    """Answers the calls of a task in place of the daemon, by what the caller has given."""
 
     def __init__(self, tools: Answers, agents: Answers, answers: Answers) -> None:
         self._answers = answers
@@ -95,6 +95,8 @@ class _Answers:
         self._stored: dict[str, Json] = {}
         self._last: dict[str, object] = {}
         self._background: set[asyncio.Task[Any]] = set()
+        self.task: Task | SyncTask | None = None
+        """The task of the handler that has begun."""
 
     async def request(self, method: str, params: Mapping[str, Any], /) -> object:
         """Returns the answer to a request."""

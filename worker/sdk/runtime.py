@@ -9,7 +9,6 @@ standard library alone.
 import asyncio
 import contextlib
 import enum
-import inspect
 import os
 import signal
 import sys
@@ -46,7 +45,7 @@ from .source_location import place_of_error
 from .stdio import Pipes, exit_now, log_line, log_traceback, take_stdio
 from .subscriptions import Subscriptions
 from .task import INSTANCE, MARK, Hooks, Running, Start, SyncTask, Task
-from .threads import ThreadBridge, join_threads, run_in_thread
+from .threads import ThreadBridge, is_async, join_threads, run_in_thread
 
 PROTOCOL_VERSION = "1"
 
@@ -462,15 +461,6 @@ class Worker:
         if is_async(hook):
             return await cast("Awaitable[object]", hook(*args))
         return await run_in_thread(partial(hook, *args), lambda _: None)
-
-
-def is_async(function: Callable[..., object]) -> bool:
-    """Returns True if a handler or hook has to be awaited."""
-    while isinstance(function, partial):
-        function = function.func
-    if inspect.iscoroutinefunction(function):
-        return True
-    return inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004  an object
 
 
 def _take_identity(start: Start) -> None:

@@ -6,8 +6,8 @@ with the agent, so it must stay cheap: no asyncio, no json.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from functools import wraps
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, cast
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 
 from ..contract.errors import CorralError, InvalidParams, NotFound, ToolFailed
 from .results import (
@@ -24,6 +24,11 @@ from .results import (
     tool_result,
 )
 from .session import Memory
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from .steps import Place, Policy, Steps
 
 MARK = "CORRAL_WORKER"
 """Environment variable of every worker: its id and incarnation, as `ID#NUMBER`."""
@@ -190,6 +195,112 @@ class Task(TaskRequest):
     def __init__(self, start: Start, params: Mapping[str, Json], calls: Calls, memory: Memory) -> None:
         super().__init__(start, params, memory)
         self._calls = calls
+        self._given = params
+        self._steps: Steps | None = None
+
+    @property
+    def steps(self) -> "Steps":
+        """Returns the steps of this beginning of the task."""
+        if self._steps is None:
+            from .steps import Steps  # noqa: PLC0415  asyncio: `import Agent` need not wait for it
+
+            self._steps = Steps(self.id, self._given, self._calls)
+        return self._steps
+
+    @overload
+    def step(
+        self, name: str, /, *, retries: int = ..., retry_backoff: float = ..., timeout: float | None = ...
+    ) -> Callable[[Callable[P, object]], Callable[P, Awaitable[Any]]]: ...
+
+    @overload
+    def step(
+        self,
+        name: str,
+        function: Callable[..., object],
+        /,
+        *args: object,
+        retries: int = ...,
+        retry_backoff: float = ...,
+        timeout: float | None = ...,
+        **keywords: object,
+    ) -> Awaitable[Any]: ...
+
+    def step(
+        self,
+        name: str,
+        function: Callable[..., object] | None = None,
+        /,
+        *args: object,
+        retries: int = 0,
+        retry_backoff: float = 1.0,
+        timeout: float | None = None,
+        **keywords: object,
+    ) -> Any:
+        """Runs a function once for this task, however often the task begins, and returns its result.
+
+        The result, any JSON value, is stored before it is returned; when the task begins again (its worker died, the
+        daemon was killed, it was retried) the stored result is returned and nothing is run. A function that raises is run
+        again then. Steps have to be asked for in the same order each time: what decides about it has to be a step itself.
+
+        Args:
+            name: unique in the task; a name that is used again becomes `name#2`.
+            function: async, or a plain one, which runs in a thread. Without it `step` is a decorator: `@task.step("fetch")`.
+            retries: number of times that it is tried again when it raises.
+            retry_backoff: seconds until the first of them, doubled each time.
+            timeout: seconds that one try may take; a plain function cannot be cut off.
+            args: arguments of the function.
+            keywords: the same.
+
+        Raises:
+            Conflict: an earlier beginning asked for another step at this place.
+            InvalidParams: JSON cannot express the result.
+            ResourceLimitExceeded: the result is longer than `max_step_bytes`, or there are more than `max_steps`.
+            Timeout: the function took too long.
+            Exception: that of the function, after all retries.
+        """
+        from .steps import Policy, off_the_loop  # noqa: PLC0415  as above
+
+        policy = Policy(retries, retry_backoff, timeout)
+        if function is not None:
+            run = off_the_loop(function)
+            return self.steps.run(name, lambda _: run(*args, **keywords), policy)
+
+        def decorated(plain: Callable[..., object]) -> Callable[..., Awaitable[Any]]:
+            @wraps(plain)
+            def call(*args: object, **keywords: object) -> Awaitable[Any]:
+                run = off_the_loop(plain)
+                return self.steps.run(name, lambda _: run(*args, **keywords), policy)
+
+            return call
+
+        return decorated
+
+    async def sleep(self, duration_s: float) -> None:
+        """Sleeps, as a step: a task that begins again meanwhile sleeps for the rest alone."""
+        import asyncio  # noqa: PLC0415  as above
+        import time  # noqa: PLC0415
+
+        until = await self.steps.run("sleep", lambda _: time.time() + duration_s, kind="sleep")
+        await asyncio.sleep(until - time.time())
+
+    async def now(self) -> "datetime":
+        """Returns the time in UTC, as a step: the same at each beginning of the task."""
+        from datetime import UTC, datetime  # noqa: PLC0415  as above
+
+        found = await self.steps.run("now", lambda _: datetime.now(UTC).isoformat())
+        return datetime.fromisoformat(found)
+
+    async def random(self) -> float:
+        """Returns a random number from 0 up to 1, as a step: the same at each beginning of the task."""
+        import random  # noqa: PLC0415  as above
+
+        return float(await self.steps.run("random", lambda _: random.random()))
+
+    async def uuid(self) -> str:
+        """Returns a random UUID, as a step: the same at each beginning of the task."""
+        import uuid  # noqa: PLC0415  as above
+
+        return str(await self.steps.run("uuid", lambda _: str(uuid.uuid4())))
 
     async def tool(
         self, name: str, arguments: Mapping[str, object] | None = None, /, *, check: bool = True, **keywords: object
@@ -208,7 +319,14 @@ class Task(TaskRequest):
             PermissionDenied: this agent or this task may not use it.
             ResourceLimitExceeded: the task has used up its tool calls.
         """
-        return await call_tool(self._calls, name, {**(arguments or {}), **keywords}, task=self.id, check=check)
+        given = {**(arguments or {}), **keywords}
+        if self._steps is None or not self._steps.are_used:
+            return await call_tool(self._calls, name, given, task=self.id, check=check)
+        place = await self._steps.place(f"tool:{name}")
+        if place.is_done:
+            return checked(name, place.result, check=check)
+        step = {"number": place.number, "name": place.name, "again": place.is_unknown}
+        return await call_tool(self._calls, name, given, task=self.id, check=check, step=step)
 
     async def tools(self) -> list[dict[str, Json]]:
         """Returns the tools that this agent may call: name, server, tool, description, input_schema, annotations."""
@@ -293,7 +411,26 @@ class Task(TaskRequest):
             queue_timeout_s=queue_timeout_s,
             deadline_s=deadline_s,
         )
-        return delegated(await self._calls.request("task/delegate", params))
+        return await self._delegated("task/delegate", params, delegated, lambda found: {"task": found.id})
+
+    async def _delegated(
+        self, method: str, params: dict[str, object], read: Callable[[object], T], noted: Callable[[T], Json]
+    ) -> T:
+        """Returns what a request to delegate answers; as a step it finds the same tasks again when this one begins again."""
+        if self._steps is None or not self._steps.are_used:
+            return read(await self._calls.request(method, params))
+        steps = self._steps
+
+        async def ask(place: "Place") -> T:
+            key, tasks = steps.key_of(place), params.get("tasks")
+            if isinstance(tasks, list):
+                listed = cast("list[dict[str, Json]]", tasks)
+                keyed = [{"idempotency_key": f"{key}:{index}", **each} for index, each in enumerate(listed)]
+                return read(await self._calls.request(method, {**params, "tasks": keyed}))
+            return read(await self._calls.request(method, {"idempotency_key": key, **params}))
+
+        receiver = params.get("agent") or params.get("capability") or "all"
+        return cast("T", await steps.run(f"delegate:{receiver}", ask, kind="delegate", noted=noted))
 
     def delegate_stream(self, agent: str | None = None, objective: str = "", **options: Json) -> "DelegateStream":
         """Delegates work as `delegate`, and reads what the other handler streams: `async for part in …`.
@@ -330,8 +467,12 @@ class Task(TaskRequest):
         if not asked:
             return []
         params = _with({"task": self.id, "tasks": asked}, max_parallel=max_parallel)
-        answer = await self._calls.request("task/delegate_all", params)
-        return [result_or_error(each) for each in objects_of(answer, "results")]
+        return await self._delegated(
+            "task/delegate_all",
+            params,
+            lambda answer: [result_or_error(each) for each in objects_of(answer, "results")],
+            lambda found: {"tasks": [each.id if isinstance(each, Result) else None for each in found]},
+        )
 
     async def ask(
         self,
@@ -371,7 +512,13 @@ class Task(TaskRequest):
             detail=detail,
             key=key,
         )
-        return answer_of(await self._calls.request("task/ask", params))
+        if self._steps is None or not self._steps.are_used:
+            return answer_of(await self._calls.request("task/ask", params))
+
+        async def ask(_: object) -> str:
+            return answer_of(await self._calls.request("task/ask", params))
+
+        return str(await self._steps.run("ask", ask, kind="ask"))
 
     async def progress(self, done: float, message: str = "", *, total: float | None = None) -> None:
         """Reports progress: a fraction of 1, or of `total` if given.
@@ -492,6 +639,66 @@ class SyncTask(TaskRequest):
         """Returns a flag that is set when the task is cancelled, with is_set() and wait(timeout)."""
         return self._bridge.cancelled
 
+    @property
+    def steps(self) -> "Steps":
+        """Returns the steps of this beginning of the task."""
+        return self._task.steps
+
+    def step(
+        self,
+        name: str,
+        function: Callable[..., object] | None = None,
+        /,
+        *args: object,
+        retries: int = 0,
+        retry_backoff: float = 1.0,
+        timeout: float | None = None,
+        **keywords: object,
+    ) -> Any:
+        """Runs a plain function once for this task, in the thread of the handler, and returns its result; see Task.step."""
+        from .steps import Policy  # noqa: PLC0415  as in Task.step
+
+        policy = Policy(retries, retry_backoff, timeout)
+        if function is not None:
+            return self._step(name, partial(function, *args, **keywords), policy)
+
+        def decorated(plain: Callable[..., object]) -> Callable[..., Any]:
+            @wraps(plain)
+            def call(*args: object, **keywords: object) -> Any:
+                return self._step(name, partial(plain, *args, **keywords), policy)
+
+            return call
+
+        return decorated
+
+    def _step(self, name: str, function: Callable[[], object], policy: "Policy") -> Any:
+        from .steps import Began, late  # noqa: PLC0415  as in Task.step
+
+        steps, wait = self._task.steps, self._bridge.wait
+        place = wait(steps.place(name))
+        if place.is_done:
+            return place.result
+        tries = 0
+        while True:
+            began = Began()
+            try:
+                result = function()
+                if policy.timeout_s is not None and began.seconds > policy.timeout_s:
+                    raise late(place.name, policy.timeout_s)
+                break
+            except Exception as error:
+                wait(steps.fail(place, "step", began, error))
+                delay_s = policy.delay_s(tries)
+                if delay_s is None:
+                    raise
+            tries += 1
+            self.cancelled.wait(delay_s)
+        return wait(steps.keep(place, "step", began, result))
+
+    sleep = _blocking(Task.sleep)
+    now = _blocking(Task.now)
+    random = _blocking(Task.random)
+    uuid = _blocking(Task.uuid)
     tool = _blocking(Task.tool)
     tools = _blocking(Task.tools)
     delegate = _blocking(Task.delegate)
@@ -675,13 +882,22 @@ async def stateless() -> Json:
 
 
 async def call_tool(
-    calls: Calls, name: str, arguments: Mapping[str, object], *, task: str | None, check: bool
+    calls: Calls,
+    name: str,
+    arguments: Mapping[str, object],
+    *,
+    task: str | None,
+    check: bool,
+    step: Mapping[str, object] | None = None,
 ) -> ToolResult:
     """Calls a tool and returns its result; see Task.tool."""
-    params: dict[str, object] = {"name": name, "arguments": arguments}
-    if task is not None:
-        params["task"] = task
-    result = tool_result(await calls.request("tools/call", params))
+    params = _with({"name": name, "arguments": arguments}, task=task, step=step)
+    return checked(name, await calls.request("tools/call", params), check=check)
+
+
+def checked(name: str, answer: object, *, check: bool) -> ToolResult:
+    """Decodes the response to a tool call; with `check` raises where the tool reports a failure."""
+    result = tool_result(answer)
     if check and result.is_error:
         first = result.text.strip().partition("\n")[0]
         raise ToolFailed(f'cannot complete the call of "{name}": {first}', tool=name, content=result.content)

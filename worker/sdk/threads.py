@@ -7,6 +7,7 @@ It needs the standard library alone.
 import asyncio
 import contextlib
 import contextvars
+import inspect
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -38,6 +39,15 @@ async def run_in_thread(function: Callable[[], T], on_cancel: Callable[[str], No
     if outcome.error is not None:
         raise outcome.error
     return cast("T", outcome.value)  # without an error there is a value
+
+
+def is_async(function: Callable[..., object]) -> bool:
+    """Returns True if a handler or hook has to be awaited."""
+    while isinstance(function, partial):
+        function = function.func
+    if inspect.iscoroutinefunction(function):
+        return True
+    return inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004  an object
 
 
 def join_threads(within_s: float) -> bool:

@@ -26,6 +26,7 @@ from corral.worker.control.params import (
     TaskRunParams,
     TaskShowParams,
     TasksParams,
+    TasksRetryParams,
     TaskTreeParams,
     TaskWaitParams,
 )
@@ -54,6 +55,9 @@ SHORT_CHARS = 300
 
 QUIET_S = 0.005
 """Seconds that a task runs before its progress is sent: of one that ends sooner only the end is."""
+
+MOST_NAMED = 100
+"""Number of steps that an error names."""
 
 MOST_FOLLOWED = 10_000
 """Number of tasks below one that `task.follow` covers."""
@@ -195,6 +199,8 @@ class TaskMethods:
         task = await self._tasks.show(params.task)
         if params.calls:
             task = replace(task, calls=await self._tool_calls.history.of(task.id))
+        if params.steps:
+            task = replace(task, steps=await self._tasks.steps.all(task))
         return task
 
     @serve(methods.TASK_TREE)
@@ -225,13 +231,13 @@ class TaskMethods:
         return await self._tasks.cancel(params.task)
 
     @serve(methods.TASK_RETRY)
-    async def _retry(self, params: TasksParams, _caller: Caller) -> TasksRetried:
+    async def _retry(self, params: TasksRetryParams, _caller: Caller) -> TasksRetried:
         ids, more = await self._named(params)
         queued: list[Retried] = []
         failed: list[RetryFailed] = []
         for task_id in ids:
             try:
-                task = await self._retried(task_id)
+                task = await self._retried(task_id, params.step)
                 queued.append(Retried(task=task_id, by=task.id))
             except CorralError as error:
                 failed.append(RetryFailed(task=task_id, error=Error.of(error)))
@@ -254,9 +260,14 @@ class TaskMethods:
             return list(dict.fromkeys(named)), None
         return await self._tasks.records.dead_letters(params)
 
-    async def _retried(self, task_id: str) -> Task:
-        """Submits a new task in place of an ended one."""
+    async def _retried(self, task_id: str, step: str | None) -> Task:
+        """Submits a new task in place of an ended one, which keeps its steps, or those before `step`."""
         old = await self._tasks.show(task_id)
+        if step is not None:
+            known = [each.name for each in await self._tasks.steps.all(old)]
+            if step not in known:
+                words = f'cannot retry task "{task_id}" from step "{step}": it has no such step'
+                raise NotFound(words, task=task_id, step=step, known=known[:MOST_NAMED])
         if old.state not in ENDED or old.state == "succeeded":
             raise Conflict(f'cannot retry task "{task_id}": it is {old.state}', task=task_id, state=old.state)
         if old.retried_by is not None:
@@ -279,7 +290,7 @@ class TaskMethods:
             when_down=old.when_down,
             queue_timeout_s=old.queue_timeout_s,
         )
-        origin = Origin(schedule=old.schedule, retry_of=task_id, tenant=tenant_of(old.agent))
+        origin = Origin(schedule=old.schedule, retry_of=task_id, retried_from=step, tenant=tenant_of(old.agent))
         return await self._tasks.submit(params, origin)
 
 

@@ -422,6 +422,13 @@ class Tasks(Struct, frozen=True, kw_only=True):
     record_tool_calls: Literal["none", "summary", "results"] = "summary"
     """The tool calls that are kept with the record of a task, 1,000 at most: tool, outcome, duration and size; with
     `results` also each result, masked, up to 4 KiB: `corral task show ID --calls`."""
+    step_order: Literal["strict", "free"] = "strict"
+    """`strict`: a task that begins again has to ask for its [steps](tasks.md#steps) in the order of before; `free`: they are
+    found by their names alone."""
+    max_steps: Annotated[int, whole(1, 1_000_000)] = 10_000
+    """How many steps one task may take."""
+    max_step_bytes: Annotated[Bytes, between(KIB, 8 * MIB)] = MIB
+    """How long the result of one step may be, as JSON."""
     scale_up_after: Seconds = 1.0
     """With `instances = { min, max }`: tasks that wait for so long without a free worker add
     [workers](agents.md#scaling)."""

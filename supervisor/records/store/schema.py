@@ -328,6 +328,15 @@ MIGRATIONS: tuple[str, ...] = (
         task TEXT NOT NULL, id TEXT NOT NULL, record BLOB NOT NULL, notified TEXT NOT NULL, PRIMARY KEY (task, id)
     ) WITHOUT ROWID
     """,
+    # The steps of tasks, which go with the record of their task.
+    """
+    CREATE TABLE task_step (
+        task TEXT NOT NULL, number INTEGER NOT NULL, step TEXT NOT NULL, state TEXT NOT NULL, kind TEXT NOT NULL,
+        at REAL NOT NULL, duration_s REAL, delivery INTEGER NOT NULL, tries INTEGER NOT NULL, error TEXT,
+        result BLOB, checksum INTEGER, PRIMARY KEY (task, number)
+    ) WITHOUT ROWID;
+    CREATE TRIGGER task_removed AFTER DELETE ON task BEGIN DELETE FROM task_step WHERE task = OLD.id; END
+    """,
 )
 
 

@@ -253,6 +253,7 @@ class Admission:
             step=origin.step,
             schedule=origin.schedule,
             retry_of=origin.retry_of,
+            retried_from=origin.retried_from,
             traceparent=valid(params.traceparent or self._above(parent)),
         )
         size = words_bytes(task)

@@ -47,6 +47,7 @@ class Origin(NamedTuple):
     step: str = ""
     schedule: str | None = None
     retry_of: str | None = None
+    retried_from: str | None = None
     tenant: str = ""
     id: str = ""
     deliveries: int = 0

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from corral.worker.contract.errors import Cancelled, CorralError, NotFound, Timeout
 from corral.worker.contract.records import Task, TaskState
+from corral.worker.contract.steps import is_key
 
 from .accounting import Accounting
 from .attempt import state_of
@@ -137,10 +138,10 @@ class Endings:
                 entry.stop.set_result(cancelled(entry.task))
         self._end_soon_each(waiting, "cancelled", cancelled)
 
-    def stop_children(self, task: Task, reason: str) -> None:
-        """Cancels the tasks that a task has delegated."""
-        if task.children:
-            self.stop_each(filter(None, map(self._backlog.find, task.children)), reason)
+    def stop_children(self, task: Task, reason: str, *, spares_steps: bool = False) -> None:
+        """Cancels the tasks that a task has delegated; with `spares_steps` not those that its next beginning awaits again."""
+        found = filter(None, map(self._backlog.find, task.children))
+        self.stop_each([e for e in found if not (spares_steps and is_key(e.task.idempotency_key))], reason)
 
     def abandon(self, entries: Iterable[Entry]) -> None:
         """Ends as failed the tasks of an agent that was removed."""

@@ -254,8 +254,12 @@ class Executor:
         if entry.stop.done() and not attempt.is_handed_over:
             return Failed(entry.stop.result(), died=False, put_down=False)
         more: dict[str, object] = {}
-        if attempt.is_again:
-            more |= await self._checkpoint(started.id)
+        try:
+            if attempt.is_again:
+                more |= await self._checkpoint(started.id)
+            more |= await self._kept_steps(entry, attempt)
+        except Corrupted as error:  # what is not known to be done is not done twice
+            return Failed(error, died=False, put_down=False)
         if started.session is not None:
             try:
                 more["memory"] = await self._sessions.recall(started.agent, started.session)
@@ -271,6 +275,15 @@ class Executor:
         except Corrupted as error:  # it begins anew, then
             logger.warning("task %s begins without its checkpoint: %s", task_id, error)
             return {}
+
+    async def _kept_steps(self, entry: Entry, attempt: Attempt) -> dict[str, object]:
+        """Returns the `steps` of the params of `task/run`: what an earlier beginning of the task has done."""
+        task = entry.task
+        if not task.durable or not (attempt.is_again or task.retry_of):
+            return {}
+        found = await self._writer.steps.page(task)
+        order = attempt.supervisor.worker.spec.tasks.step_order
+        return {"steps": {"order": order, **found}} if found["kept"] else {}
 
     async def _succeed(self, entry: Entry, result: TaskResult, place: "_Place") -> None:
         await self._endings.settle(entry, result.tokens_used, result.cost_cents)
@@ -339,7 +352,7 @@ class Executor:
         entry.stop = entry.attempt = None
         entry.answered_at = ""
         if not self._writer.is_closing:
-            self._endings.stop_children(task, "the attempt that delegated it has failed")
+            self._endings.stop_children(task, "the attempt that delegated it has failed", spares_steps=True)
         written = self._writer.save(entry, again)
         if written is not None:
             await written

@@ -31,6 +31,7 @@ from corral.worker.control.params import TaskListParams
 from ..rules.payload import bounded, error_room
 from .backlog import Backlog, Entry
 from .cluster import Cluster, is_on_engine
+from .steps import Steps
 from .table import Page, Records, cursor_of, place_of
 
 RETRY_AFTER_S = 1.0
@@ -114,6 +115,7 @@ class RecordWriter:
     ) -> None:
         self.backlog = backlog
         self.records = Records(store, self._note_corrupted)
+        self.steps = Steps(store)
         self.volatile = Volatile()
         self.counts: dict[str, int] = {"succeeded": 0, "failed": 0, "cancelled": 0, "timeout": 0}
         self._store = store

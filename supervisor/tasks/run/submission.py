@@ -32,6 +32,7 @@ from corral.worker.contract.errors import (
 )
 from corral.worker.contract.names import qualified, tenant_of
 from corral.worker.contract.records import Task, TaskKind, TaskParams
+from corral.worker.contract.steps import is_key
 
 from ..rules.boundaries import normalised, within
 from ..rules.payload import words_bytes
@@ -327,7 +328,8 @@ class Recovery:
             return
         if task.parent is not None:
             above = self._backlog.find(task.parent)
-            if above is None or above.task.kind == "task":
+            is_awaited_again = above is not None and is_key(task.idempotency_key)
+            if not is_awaited_again and (above is None or above.task.kind == "task"):
                 # The task that delegated it begins again, and delegates again.
                 reason = "the daemon died while another task waited for it"
                 orphaned = Cancelled(f'cannot finish task "{task.id}": {reason}', reason=reason)

@@ -48,6 +48,7 @@ class Tasks:
         self._endings = endings
         self._composites = composites
         self.records = writer.records
+        self.steps = writer.steps
         self.accounting = accounting
         self.budgets = accounting.budgets
         self.dispatcher = dispatcher

@@ -17,6 +17,7 @@ from corral.worker.contract.errors import CorralError, InvalidParams, NotFound, 
 from corral.worker.contract.jsonrpc import MAX_MESSAGE_BYTES
 from corral.worker.contract.names import tenant_of
 from corral.worker.contract.records import Task, TaskParams
+from corral.worker.contract.steps import is_key
 from corral.worker.contract.worker_messages import DelegateAllParams, DelegateParams, PartsParams
 
 from ..run.backlog import Entry, Origin
@@ -94,8 +95,10 @@ class Delegation:
             return await self._others(child, entry)
         try:
             return await self._tasks.wait(child.id)
-        except asyncio.CancelledError:
-            await self._tasks.cancel(child.id, "the worker that delegated it no longer waits")
+        except asyncio.CancelledError as reason:
+            # A connection that ends gives no reason: then the next beginning of the task awaits the child of a step again.
+            if reason.args or not is_key(params.idempotency_key):
+                await self._tasks.cancel(child.id, "the worker that delegated it no longer waits")
             raise
 
     async def _others(self, child: Task, entry: Entry) -> Task:

@@ -14,7 +14,7 @@ from corral.supervisor.workers.supervision.checkpoints import Checkpoints, Reaso
 from corral.supervisor.workers.supervision.requests import Handler, Hearer, Requests
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.approvals import AskParams
-from corral.worker.contract.errors import InvalidParams
+from corral.worker.contract.errors import InvalidParams, ResourceLimitExceeded
 from corral.worker.contract.misfit import misfit_of
 from corral.worker.contract.parts import size_of
 from corral.worker.contract.worker_messages import (
@@ -28,6 +28,8 @@ from corral.worker.contract.worker_messages import (
     PartsParams,
     ProgressParams,
     PublishParams,
+    StepParams,
+    StepsParams,
     StreamParams,
     SubscribeParams,
     UsageParams,
@@ -86,6 +88,8 @@ class WorkerApi:
             "task/parts": self._parts,
             "task/ask": self._ask,
             "task/cancel": self._cancel_child,
+            "step/put": self._put_step,
+            "step/list": self._list_steps,
             "memory/put": self._put,
             "memory/get": self._get,
             "memory/delete": self._delete,
@@ -111,7 +115,35 @@ class WorkerApi:
         return {"tools": await self._tool_calls.tools_for(supervisor, asked.task)}
 
     async def _call_tool(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
-        return await self._tool_calls.call_for(supervisor, convert(params, WorkerCallParams, "tools/call"))
+        asked = convert(params, WorkerCallParams, "tools/call")
+        if asked.step is None:
+            return await self._tool_calls.call_for(supervisor, asked)
+        entry = self._entry_of(supervisor, asked.task, asked.step.number)
+        return await self._tool_calls.call_in_step(supervisor, entry, asked, asked.step)
+
+    # -- steps
+
+    async def _put_step(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
+        asked = convert(params, StepParams, "step/put")
+        entry = self._entry_of(supervisor, asked.task, asked.number)
+        await self._tasks.steps.put(entry.task, asked, supervisor.spec.tasks.max_step_bytes)
+        return {}
+
+    async def _list_steps(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
+        asked = convert(params, StepsParams, "step/list")
+        return await self._tasks.steps.page(self._entry_of(supervisor, asked.task).task, asked.after)
+
+    def _entry_of(self, supervisor: WorkerSupervisor, task: str | None, number: int = 0) -> Entry:
+        """Returns the running task whose step is meant, if it may have so many."""
+        entry = self._tasks.accounting.task_of(supervisor, task)
+        if entry is None:
+            text = f'cannot keep a step for worker "{supervisor.id}": the request names no task that it runs'
+            raise InvalidParams(text, key="task")
+        limit = supervisor.spec.tasks.max_steps
+        if number > limit:
+            text = f'cannot keep step {number} of task "{entry.task.id}": {limit} are permitted (max_steps)'
+            raise ResourceLimitExceeded(text, limit="max_steps", value=limit, task=entry.task.id)
+        return entry
 
     async def _delegate(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
         asked = convert(params, DelegateParams, "task/delegate")

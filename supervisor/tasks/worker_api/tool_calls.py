@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 
+from msgspec.structs import replace as replaced
+
 from corral.mcp.pool.directory import SEPARATOR
 from corral.mcp.pool.pool import Pool
 from corral.mcp.protocol import forms
@@ -25,10 +27,10 @@ from corral.supervisor.records.telemetry.tracing import Tracing
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract import codec
 from corral.worker.contract.approvals import QUESTION_CHARS, AskParams
-from corral.worker.contract.errors import CorralError, MethodNotFound, NotFound, PermissionDenied
+from corral.worker.contract.errors import CorralError, MethodNotFound, NotFound, PermissionDenied, ToolFailed
 from corral.worker.contract.names import tenant_of
 from corral.worker.contract.trace_context import KEY, valid
-from corral.worker.contract.worker_messages import DelegateParams, WorkerCallParams
+from corral.worker.contract.worker_messages import CallStep, DelegateParams, StepParams, WorkerCallParams
 
 from ..run.backlog import Entry
 from ..run.dispatcher import Dispatcher
@@ -107,6 +109,9 @@ LISTING_S = 10.0
 KNOWN_S = 1.0
 """Seconds that the user of a worker's process is cached."""
 
+MESSAGE_CHARS = 1_000
+"""Characters of an error that are kept with a step."""
+
 REACHED = frozenset({"server", "tool"})
 """Keys in the data of an error of a call that may have reached a server: its session adds them."""
 
@@ -184,6 +189,42 @@ class ToolCalls:
         name = supervisor.spec.name
         caller = caller_of(supervisor.id, name, tenant_of(name))
         return await self._call(record, {"name": call.name, "arguments": call.arguments}, caller, access, None)
+
+    async def call_in_step(
+        self, supervisor: WorkerSupervisor, entry: Entry, call: WorkerCallParams, step: CallStep
+    ) -> dict[str, object]:
+        """Returns MCP's result of a tool call that is a step of its task: its beginning and its end are kept.
+
+        Raises:
+            ToolFailed: an earlier beginning of the task made the call, nobody knows its end, and the tool does not say
+                that it may be called twice.
+        """
+        if step.again and not await self._may_be_repeated(supervisor, entry, call.name):
+            raise ToolFailed(
+                f'cannot call "{call.name}" again in step "{step.name}": unknown end: it was under way when task'
+                f' "{entry.task.id}" was interrupted, and the tool has neither readOnlyHint nor idempotentHint',
+                **{"tool": call.name, "task": entry.task.id, "step": step.name, "reason": "unknown-end"},
+            )
+        steps, max_bytes = self._tasks.steps, supervisor.spec.tasks.max_step_bytes
+        await steps.begin_call(entry.task, step)
+        at, began = time.time(), time.monotonic()
+        ended = StepParams(entry.task.id, step.number, step.name, "tool", at)
+        try:
+            result = await self.call_for(supervisor, call)
+        except CorralError as error:
+            if not error.data.keys() >= REACHED:  # else the server may have done it
+                failed = replaced(ended, duration_s=time.monotonic() - began, error=error.message[:MESSAGE_CHARS])
+                await steps.put(entry.task, failed, max_bytes)
+            raise
+        await steps.put(entry.task, replaced(ended, duration_s=time.monotonic() - began, result=result), max_bytes)
+        return result
+
+    async def _may_be_repeated(self, supervisor: WorkerSupervisor, entry: Entry, name: str) -> bool:
+        """Returns whether a tool says that a second call changes nothing more."""
+        if name.startswith(exposed.PREFIX):
+            return False
+        _, tool = await self._pool.resolve(name, access_of(supervisor.spec, _lists([entry])))
+        return tool.is_idempotent
 
     async def call_agent(
         self, supervisor: WorkerSupervisor, task: str | None, name: str, arguments: Mapping[str, object], access: Access

@@ -109,6 +109,6 @@ def test_the_openrpc_document_has_the_result_and_the_example_of_each_method() ->
 
 
 def test_a_task_in_short_is_a_task_without_the_fields_that_may_be_long() -> None:
-    long = ("input", "context", "output", "boundaries", "output_format", "children", "after")
+    long = ("input", "context", "output", "boundaries", "output_format", "children", "after", "steps")
     fields = [each for each in Task.__struct_fields__ if each not in long]
     assert set(TaskInShort.__struct_fields__) == set(fields)
