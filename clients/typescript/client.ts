@@ -1030,7 +1030,7 @@ export interface MetricPoint {
 /**
  * Represents a part of the history: one point for each step in which figures were collected, oldest first.
  *
- * `agent` is null for the daemon. A step without a point is a gap: the daemon did not run, metrics were off, or the
+ * `agent` is null for the daemon and for a sum. A step without a point is a gap: the daemon did not run, metrics were off, or the
  * subject was not there. `resolution_s` is the time between two rows of the store that the points are made of.
  */
 export interface MetricsHistory {
@@ -3186,7 +3186,7 @@ export class Corral extends Connection {
     return this.request("PUT", "/api/v1/memory/{agent}/{key}", [], args, options) as Promise<Done>;
   }
 
-  /** Returns what an agent, a server or the daemon did and used over time, in steps. */
+  /** Returns what an agent, a server, a tenant or the daemon did and used over time, in steps. */
   getMetricsHistory(args: { agent?: string; since?: number; until?: number; step_s?: number } = {}, options?: RequestOptions): Promise<MetricsHistory> {
     return this.request("GET", "/api/v1/metrics/history", ["agent","since","until","step_s"], args, options) as Promise<MetricsHistory>;
   }

@@ -1,5 +1,6 @@
 """Agents of tenants in a whole daemon."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,5 +104,11 @@ def test_tenants_are_summed_in_rankings_and_costs(tmp_path: Path) -> None:
         assert (sums["acme"]["agents"], sums[None]["agents"]) == (3, 3)  # cortex is the owner's
         assert (sums["acme"]["total"]["tokens"], sums["acme"]["total"]["cost_cents"]) == (6, 3.0)
         assert "(owner)" in daemon.corral("metrics", "--top").stdout
+        points = json.loads(daemon.corral("--tenant", "acme", "metrics", "--json").stdout)["points"]
+        assert [sum(each[key] for each in points) for key in ("executed", "tokens")] == [2, 6]
+        assert points[-1]["up"] == sums["acme"]["total"]["up"] > 1
+        token = daemon.call("token.add", name="some", rights="read", agents=["acme/live"])["token"]
+        points = json.loads(daemon.corral("--token", token, "metrics", "--json").stdout)["points"]
+        assert [sum(each[key] for each in points) for key in ("executed", "tokens")] == [1, 5]
         costs = daemon.call("cost.list", by="tenant")["costs"]
         assert {each["name"]: each["cost_cents"] for each in costs} == {"acme": 3.0, None: 0.0}

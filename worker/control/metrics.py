@@ -11,6 +11,8 @@ from .params import Selector
 class MetricsHistoryParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Selects a part of the history: of an agent or MCP server, or without one of the whole daemon.
 
+    For a caller of a tenant, and for one whose token names agents, the whole is the sum of those that there are.
+
     `since` and `until` are seconds of the Unix epoch, by default the last hour. Without `step_s` the points are as close
     together as the history has them, and at most 720.
     """
@@ -81,7 +83,7 @@ class MetricPoint(Struct, frozen=True, kw_only=True):
 class MetricsHistory(Struct, frozen=True, kw_only=True):
     """Represents a part of the history: one point for each step in which figures were collected, oldest first.
 
-    `agent` is null for the daemon. A step without a point is a gap: the daemon did not run, metrics were off, or the
+    `agent` is null for the daemon and for a sum. A step without a point is a gap: the daemon did not run, metrics were off, or the
     subject was not there. `resolution_s` is the time between two rows of the store that the points are made of.
     """
 

@@ -6,7 +6,7 @@ from ..control.nodes import Node, NodeParams, Nodes
 from ..control.runtime_results import Models, RuntimeStatistics, Stores, Templates
 from .faces import faces
 from .method import Signature, access, method, open_result
-from .rules import AGENT, ALL_NAMES, OPEN
+from .rules import AGENT_OR_ALL, ALL_NAMES, OPEN
 
 OPENRPC = open_result("OpenRpc", "An OpenRPC document (https://spec.open-rpc.org)")
 
@@ -149,9 +149,9 @@ MODELS_LIST = method(
 
 METRICS_HISTORY = method(
     Signature("metrics.history", metrics.MetricsHistoryParams, metrics.MetricsHistory),
-    access("read", AGENT),
+    access("read", AGENT_OR_ALL),
     faces("GET /metrics/history", python="get_metrics_history", command="metrics"),
-    "Returns what an agent, a server or the daemon did and used over time, in steps.",
+    "Returns what an agent, a server, a tenant or the daemon did and used over time, in steps.",
     example={"agent": "crawler", "step_s": 60.0},
 )
 

@@ -9,7 +9,7 @@ from corral.supervisor.agents.kept.record import Cause
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.models.desk.ledger import Sums
 from corral.supervisor.models.desk.listing import ModelListing
-from corral.supervisor.tenants.tokens.scope import is_in_scope
+from corral.supervisor.tenants.tokens.scope import is_in_scope, knows
 from corral.worker.control.metrics import (
     MetricsHistory,
     MetricsHistoryParams,
@@ -146,8 +146,9 @@ class RuntimeMethods:
         return Models(models=found, gateway=ModelsGateway(pid=pid, in_flight=in_flight, restarts=restarts))
 
     @serve(methods.METRICS_HISTORY)
-    async def _history(self, params: MetricsHistoryParams, _caller: Caller) -> MetricsHistory:
-        return await self._metrics.history(params.agent, params.since, params.until, params.step_s)
+    async def _history(self, params: MetricsHistoryParams, caller: Caller) -> MetricsHistory:
+        span = params.since, params.until, params.step_s
+        return await self._metrics.history(params.agent, *span, knows=knows(caller.agents))
 
     @serve(methods.METRICS_TOP)
     async def _top(self, params: MetricsTopParams, _caller: Caller) -> MetricsTop:

@@ -5,6 +5,7 @@ in which nothing happened to it: its gauges are those of its last row.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from corral.supervisor.config.spec.spec import Metrics
@@ -169,3 +170,12 @@ def points(
         else:
             found.append(Point(begin_ms, daemon.span_ms, here))
     return found
+
+
+def together(series: Iterable[Sequence[Point]]) -> list[Point]:
+    """Returns the points of several subjects of one range as those of one."""
+    found: dict[int, Point] = {}
+    for point in chain.from_iterable(series):
+        other = found.get(point.at_ms)
+        found[point.at_ms] = point if other is None else point._replace(step=beside(other.step, point.step))
+    return [found[at_ms] for at_ms in sorted(found)]

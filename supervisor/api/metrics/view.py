@@ -24,7 +24,7 @@ from corral.worker.control.metrics import (
 from .collector import RECENT_MS, Collector, Reading, Snapshot
 from .histogram import quantile_ms
 from .rollup import PERIOD_MS, Row, Tier
-from .series import POINTS_MAX, Point, Range, by_tenant, chosen_range, points, problems, ranking, ranking_tier
+from .series import POINTS_MAX, Point, Range, by_tenant, chosen_range, points, problems, ranking, ranking_tier, together
 from .statistics import Statistics
 from .step import DAEMON, Step, total
 from .table import by_subject
@@ -54,24 +54,27 @@ class MetricsView:
         self.collector.forget(tenant)
 
     async def history(
-        self, name: str | None, since: float | None, until: float | None, step_s: float | None
+        self,
+        name: str | None,
+        since: float | None,
+        until: float | None,
+        step_s: float | None,
+        *,
+        knows: Callable[[str], bool] | None = None,
     ) -> MetricsHistory:
-        """Returns the points of an agent or server, or with None of the daemon."""
+        """Returns the points of an agent or server; with None of the daemon, or of the sum of those that the caller `knows`."""
         now_ms = int(self._clock() * 1000)
         until_ms = max(now_ms, self.collector.last_ms) + 1 if until is None else int(until * 1000)
         since_ms = max(0, until_ms - HOUR_MS if since is None else int(since * 1000))
         chosen = self._range(since_ms, until_ms, None if step_s is None else max(1, round(step_s * 1000)), now_ms)
-        subject = DAEMON if name is None else name
         daemon = await self._rows(chosen, DAEMON)
-        own = daemon if name is None else await self._rows(chosen, subject)
-        before = None
-        if name is not None:
-            before = await self.collector.table.last_before(chosen.tier, subject, chosen.since_ms, LOOKS)
-            if not own and before is None and name not in self._agents.agents:
-                raise self._agents.unknown("agent or MCP server", name)
-        found = await asyncio.to_thread(
-            lambda: [point_of(each) for each in points(chosen, subject, daemon, own, before)]
-        )
+        subjects = [DAEMON] if name is None else [name]
+        if name is None and knows is not None:
+            subjects = [each for each in self._agents.agents if knows(each)]
+        series = [await self._points(chosen, each, daemon) for each in subjects]
+        if name is not None and name not in self._agents.agents and not series[0]:
+            raise self._agents.unknown("agent or MCP server", name)
+        found = await asyncio.to_thread(lambda: [point_of(each) for each in together(series)])
         return MetricsHistory(
             agent=name,
             since=rfc3339(chosen.since_ms / 1000),
@@ -80,6 +83,13 @@ class MetricsView:
             resolution_s=PERIOD_MS.get(chosen.tier, self._interval_ms) / 1000,
             points=found,
         )
+
+    async def _points(self, chosen: Range, subject: str, daemon: list[tuple[int, Step]]) -> list[Point]:
+        if subject == DAEMON:
+            return await asyncio.to_thread(points, chosen, subject, daemon, daemon, None)
+        own = await self._rows(chosen, subject)
+        before = await self.collector.table.last_before(chosen.tier, subject, chosen.since_ms, LOOKS)
+        return await asyncio.to_thread(points, chosen, subject, daemon, own, before)
 
     def _range(self, since_ms: int, until_ms: int, step_ms: int | None, now_ms: int) -> Range:
         return chosen_range(
