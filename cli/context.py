@@ -254,7 +254,8 @@ class CommandGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Returns the command, or raises a usage error that names the nearest one."""
         if ctx.parent is None and args and args[0] in ALIASES:
-            args = [*ALIASES[args[0]], *args[1:]]
+            has_names = any(not each.startswith("-") for each in args[1:])
+            args = [*(each for each in ALIASES[args[0]] if each != "--all" or not has_names), *args[1:]] or args
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             top = cast("click.Group", ctx.find_root().command).list_commands(ctx.find_root())
             raise unknown_word(ctx.command_path, args[0], self.list_commands(ctx), top)
@@ -287,8 +288,9 @@ class CommandGroup(click.Group):
 ALIASES = {
     **dict.fromkeys(("ps", "ls", "list"), ("status",)),
     **{"up": ("start", "--all"), "down": ("stop", "--all"), "kill": ("signal", "KILL")},
+    **{"cat": ("show",), "rollout": ()},
 }
-"""Words of docker, pm2, kubectl and systemctl -> the command line that does the same."""
+"""Words of docker, pm2, kubectl and systemctl -> the command line that does the same; `up NAME` starts NAME alone."""
 
 OTHER_WORDS = {
     **dict.fromkeys(("ps", "ls", "list", "lst"), ("status", "servers", "list")),
@@ -321,22 +323,59 @@ OTHER_PLACES: dict[str, dict[str, str]] = {
         **{f"{each}s": f"corral {each} list" for each in ("team", "workflow", "checkpoint")},
         **dict.fromkeys(("memories", "sessions", "session"), "corral memory list"),
         **dict.fromkeys(("secrets", "credentials", "credential"), "corral secret list"),
-        **dict.fromkeys(("shutdown", "quit", "exit", "halt"), "corral daemon stop"),
+        **dict.fromkeys(("shutdown", "quit", "exit", "halt", "poweroff"), "corral daemon stop"),
         **{"agents": "corral status", "save": "corral checkpoint save"},
-        **{"exec": "corral run", "is-failed": "corral status --failed", "fg": "corral attach", "cat": "corral show"},
-        **dict.fromkeys(("list-units", "pid", "port", "is-active", "is-enabled", "stauts"), "corral status"),
-        **dict.fromkeys(("clear", "flush", "vacuum"), "corral logs"),
+        **{
+            "exec": "corral run",
+            "is-failed": "corral status --failed",
+            "fg": "corral attach",
+            "jlist": "corral status --json",
+            "prettylist": "corral status --json",
+        },
+        **dict.fromkeys(
+            ("list-units", "list-unit-files", "list-sockets", "container", "api-resources"), "corral status"
+        ),
+        **dict.fromkeys(("pid", "port", "ping", "avail", "l", "is-active", "is-enabled", "stauts"), "corral status"),
+        **dict.fromkeys(("list-dependencies", "desc", "env", "network"), "corral show"),
+        **dict.fromkeys(("set-property", "label", "annotate"), "corral set"),
+        **dict.fromkeys(("cp", "debug"), "corral exec"),
+        **dict.fromkeys(("system", "report"), "corral doctor"),
+        **{
+            "list-jobs": "corral tasks",
+            "volume": "corral stores",
+            "auth": "corral whoami",
+            "explain": "corral man corral.toml",
+        },
+        **{
+            "login": "corral mcp login",
+            "undo": "corral rollback",
+            "autoscale": "corral scale",
+            "port-forward": "corral expose",
+        },
+        **{
+            "drain": "corral node drain",
+            "cordon": "corral node drain",
+            "uncordon": "corral node resume",
+            "dump": "corral export",
+        },
+        **{
+            "daemon-reexec": "corral daemon upgrade",
+            "maintail": "journalctl -u corrald",
+            "sendSignal": "corral signal",
+        },
+        **dict.fromkeys(("clear", "flush", "vacuum", "reloadLogs"), "corral logs"),
         **dict.fromkeys(("build", "images", "pull", "push"), "corral package"),
-        **dict.fromkeys(("mask", "unmask"), "corral stop"),
+        **dict.fromkeys(("mask", "unmask", "isolate"), "corral stop"),
         "resurrect": "corrald",
-        **dict.fromkeys(("web", "ui", "dashboard", "tui", "monit", "htop"), "corral top"),
+        **dict.fromkeys(("web", "ui", "dashboard", "tui", "monit", "htop", "open", "plus"), "corral top"),
         **dict.fromkeys(("attach", "journal"), "corral logs -f"),
         **dict.fromkeys(("check", "validate", "verify", "lint"), "corrald --check"),
-        **dict.fromkeys(("config", "configure"), "corral edit"),
-        **dict.fromkeys(("new", "setup", "generate"), "corral init"),
+        **dict.fromkeys(("config", "configure", "rename"), "corral edit"),
+        **dict.fromkeys(("new", "setup", "generate", "ecosystem"), "corral init"),
         **dict.fromkeys(("convert", "migrate", "compose"), "corral import"),
         **dict.fromkeys(("install", "enable", "startup"), "corral install-service"),
         **dict.fromkeys(("serve", "daemonize"), "corrald --detach"),
+        "unstartup": "corral uninstall-service",
     },
     "corral task": {**_LISTED, **dict.fromkeys(("run", "submit", *_MADE), "corral run")},
     "corral schedule": dict.fromkeys(("create", "new", "apply"), "corral schedule add"),

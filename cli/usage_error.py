@@ -24,6 +24,53 @@ OPTIONS = {
 }
 """Param of a method -> the option or argument that sets it."""
 
+_LEFT_OUT = "leave it out"
+OTHER_OPTIONS = {
+    "corral": {
+        "-v": "did you mean --version?",
+        "-V": "did you mean --version?",
+        "--failed": 'did you mean "corral status --failed"?',
+    },
+    "corral status": {
+        **dict.fromkeys(("-w", "--watch", "--wach", "-f", "-n"), 'did you mean "corral top"?'),
+        **dict.fromkeys(("-a", "--all"), f"it shows all: {_LEFT_OUT}"),
+        **dict.fromkeys(("-o", "-q"), "did you mean --json?"),
+    },
+    "corral logs": {
+        **dict.fromkeys(("-u", "--unit"), 'write the name alone: "corral logs NAME"'),
+        **dict.fromkeys(("--lines", "-e", "--nostream"), "did you mean --tail?"),
+        **dict.fromkeys(("-t", "--timestamps"), f"it prints times: {_LEFT_OUT}"),
+        **dict.fromkeys(("--err", "--out"), "did you mean --stream?"),
+        **dict.fromkeys(("-x", "-b", "-r"), "did you mean --since?"),
+    },
+    "corral start": {
+        **dict.fromkeys(("-d", "--detach"), f"agents run in the background: {_LEFT_OUT}"),
+        **dict.fromkeys(("--build", "--watch"), "a reload starts again what has changed"),
+        **{
+            "--name": 'did you mean "corral add NAME -- COMMAND"?',
+            "-i": 'did you mean "corral scale"?',
+            "--scale": 'did you mean "corral scale"?',
+        },
+    },
+    "corral stop": dict.fromkeys(("-t", "--time", "--timeout"), 'the key is "process.shutdown_grace_period"'),
+    "corral restart": {
+        **dict.fromkeys(("-t", "--time", "--timeout"), 'the key is "process.shutdown_grace_period"'),
+        "--update-env": f"it does: {_LEFT_OUT}",
+    },
+    "corral signal": dict.fromkeys(("-s", "--signal"), 'did you mean "corral signal NAME HUP"?'),
+    "corral run": {
+        "-d": "did you mean --detach?",
+        **dict.fromkeys(("--rm", "-i", "-t", "-it"), 'did you mean "corral exec"?'),
+    },
+    "corral rm": dict.fromkeys(("-f", "--force"), f"it asks nothing: {_LEFT_OUT}"),
+    "corral scale": {"--replicas": 'did you mean "corral scale NAME N"?'},
+    "corral stats": {"--no-stream": f"it prints once: {_LEFT_OUT}"},
+    "corral events": {"--once": f"it prints once: {_LEFT_OUT}"},
+    "corral diff": {"-f": 'did you mean "corral reload --dry-run"?'},
+    "corral reload": {"": 'did you mean "corral restart"?'},
+}
+"""Command -> options of other supervisors -> what to write; "" is an argument."""
+
 _REPR = re.compile(r"^(?:'(?P<text>.*)'|(?P<number>-?[0-9.]+)) is not ", re.DOTALL)
 
 
@@ -36,6 +83,8 @@ def usage_error(error: click.ClickException, arguments: list[str]) -> InvalidPar
         words = f"{key} is no option{_near(error)}"
         if re.fullmatch(r"-[0-9.]+", key):
             words = f"{key}: must be 0 or more"
+        elif at is not None and key in (others := OTHER_OPTIONS.get(at.command_path, {})):
+            words = f"{key} is no option; {others[key]}"
         elif at is not None and any(each.name == "assignments" for each in at.command.params):
             words += f"; keys are written {key.lstrip('-').replace('-', '_')}=VALUE"
         elif at is not None and at.command.name == "add" and "--" not in arguments:
@@ -71,7 +120,11 @@ def _other(error: click.ClickException, at: click.Context | None) -> str:
     message = error.format_message().strip().rstrip(".")
     if found := re.search(r"unexpected extra arguments? \((.*)\)", message, re.DOTALL):
         words = f'unexpected "{found[1]}"'
-        return words if at is None else f'{words}; "{at.command_path} --help" shows its arguments'
+        if at is None:
+            return words
+        return f"{words}; " + OTHER_OPTIONS.get(at.command_path, {}).get(
+            "", f'"{at.command_path} --help" shows its arguments'
+        )
     return message[:1].lower() + message[1:]
 
 
