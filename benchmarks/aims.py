@@ -211,6 +211,9 @@ AIMS = [
     ),
     Aim("an empty task, not durable", "tasks", "wide_loose_one_ms", "<=", 0.3),
     Aim("an empty task, durable", "tasks", "wide_durable_one_ms", "<=", 3.0, "fsync", "fsync", 1.0),
+    Aim("steps that are done once, a second", "steps", "many", ">=", 5000.0),
+    Aim("the same beside DBOS on SQLite", "steps", "many", ">=", 5.0, "dbos_many", "DBOS"),
+    Aim("a step answered from the record", "steps", "again", "<=", 20.0),
     Aim("empty tasks a second, not durable", "tasks", "wide_loose_rate", ">=", 10_000.0),
     Aim("empty tasks a second, durable", "tasks", "wide_durable_rate", ">=", 4_000.0),
 ]

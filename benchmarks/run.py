@@ -48,6 +48,7 @@ PARTS = [
     Part("tenants"),
     Part("rpc"),
     Part("tasks", has_peers=True),
+    Part("steps", has_peers=True),
     Part("million"),
     Part("backup"),
     Part("growth"),
