@@ -4,7 +4,7 @@ Guarantees their JSON form: keys may be added to a shape, never changed or remov
 durations are seconds. `TaskParams` is here because the record of a schedule contains one. Knows no method.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -33,6 +33,11 @@ TaskState = Literal["queued", "running", "succeeded", "failed", "cancelled", "ti
 
 ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "timeout"})
 """States of a task that never change again."""
+
+
+def copied(source: object, names: str) -> dict[str, Any]:  # Any: each value has the type of its field
+    """Returns the values that `source` has under these names, which are words of one text, for a record with the same fields."""
+    return {name: getattr(source, name) for name in names.split()}
 
 
 class Error(Struct, frozen=True):

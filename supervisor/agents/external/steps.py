@@ -13,6 +13,7 @@ from corral.supervisor.workers.process.command import Commands
 from corral.supervisor.workers.process.launch import PORTS, Host
 from corral.worker.contract.codec import as_object
 from corral.worker.contract.errors import InternalError, Timeout, from_wire
+from corral.worker.contract.records import copied
 
 PROGRAM = (sys.executable, "-P", "-m", "corral.mcp.oauth.program")
 
@@ -69,16 +70,10 @@ def settings_of(spec: Spec, host: Host) -> Settings:
         return Settings()
     secrets = host.secrets.expand(oauth.secrets, spec.name, "oauth")
     return Settings(
-        grant=oauth.grant,
-        issuer=oauth.issuer,
-        client_id=oauth.client_id,
+        **copied(oauth, "grant issuer client_id idp_issuer idp_client_id client_metadata_url scopes"),
         client_secret=secrets.get("client_secret", ""),
         private_key=secrets.get("private_key", ""),
         assertion=secrets.get("assertion", "").strip(),
-        idp_issuer=oauth.idp_issuer,
-        idp_client_id=oauth.idp_client_id,
-        client_metadata_url=oauth.client_metadata_url,
-        scopes=oauth.scopes,
     )
 
 

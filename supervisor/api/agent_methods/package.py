@@ -15,6 +15,7 @@ from corral.supervisor.tenants.quotas.disk_use import DiskUse
 from corral.supervisor.workers.supervision.shared import utc_now
 from corral.worker.contract.errors import InvalidParams
 from corral.worker.contract.names import tenant_of
+from corral.worker.contract.records import copied
 from corral.worker.control.deployments import (
     CanaryParams,
     Deployment,
@@ -93,16 +94,10 @@ class PackageMethods:
 
     def _record(self, found: Stored) -> PackageRecord:
         return PackageRecord(
-            name=found.name,
+            **copied(found, "name digest size_bytes content_bytes files added_at added_by"),
             version=found.spec.version,
-            digest=found.digest,
             description=found.spec.description,
-            size_bytes=found.size_bytes,
-            content_bytes=found.content_bytes,
-            files=found.files,
             signer=found.signer or None,
-            added_at=found.added_at,
-            added_by=found.added_by,
             used_by=self._packages.users(found.name, found.digest),
         )
 

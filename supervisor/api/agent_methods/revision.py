@@ -9,6 +9,7 @@ from corral.supervisor.agents.kept.revision_rows import MAX_REVISIONS
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.records.events.bus import rfc3339
 from corral.worker.contract.errors import Conflict, InvalidParams, NotFound
+from corral.worker.contract.records import copied
 from corral.worker.control import revisions as shapes
 from corral.worker.control.revisions import (
     KeyChange,
@@ -131,18 +132,10 @@ def _hidden(found: list[Difference], before: Mapping[str, object], after: Mappin
 
 
 def _shape(found: Revision) -> shapes.Revision:
-    cause = found.cause
     return shapes.Revision(
-        name=found.name,
+        **copied(found, "name kind state reason"),
+        **copied(found.cause, "how by why package of"),
         revision=found.number,
-        kind=found.kind,
-        state=found.state,
-        reason=found.reason,
-        how=cause.how,
-        by=cause.by,
-        why=cause.why,
-        package=cause.package,
-        of=cause.of,
         at=rfc3339(found.at),
         settled_at=None if found.settled_at is None else rfc3339(found.settled_at),
     )

@@ -23,7 +23,7 @@ from corral.supervisor.records.store.schema import MIGRATIONS
 from corral.supervisor.records.store.store import Store
 from corral.supervisor.tasks.workflows.schedules import Schedules as ScheduleTable
 from corral.worker.contract.errors import CorralError, InvalidParams, NotFound
-from corral.worker.contract.records import ScheduleRecord
+from corral.worker.contract.records import ScheduleRecord, copied
 from corral.worker.control.backup import (
     BackupDiscardParams,
     BackupMade,
@@ -278,13 +278,4 @@ def _read_schedules(params: ImportParams) -> tuple[dict[str, Schedule], list[Add
 
 
 def _schedule_params(schedule: Schedule) -> ScheduleParams:
-    return ScheduleParams(
-        task=schedule.task,
-        name=schedule.name,
-        every_s=schedule.every,
-        cron=schedule.cron,
-        timezone=schedule.timezone,
-        catch_up=schedule.catch_up,
-        overlap=schedule.overlap,
-        at=schedule.at,
-    )
+    return ScheduleParams(every_s=schedule.every, **copied(schedule, "task name cron timezone catch_up overlap at"))

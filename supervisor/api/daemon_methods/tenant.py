@@ -32,6 +32,7 @@ from corral.supervisor.workers.supervision.worker_supervisor import WorkerSuperv
 from corral.worker.contract import codec
 from corral.worker.contract.errors import Conflict, InvalidParams
 from corral.worker.contract.names import tenant_of
+from corral.worker.contract.records import copied
 from corral.worker.control.params import NoParams
 from corral.worker.control.tenants import (
     Layer,
@@ -232,14 +233,8 @@ class TenantMethods:
     def _counted(self, tenant: Tenant, agents: Collection[Agent]) -> TenantRecord:
         kept = self._tenants.kept(tenant.name)
         return TenantRecord(
-            name=tenant.name,
-            runtime_id=kept.runtime_id,
-            source=tenant.source,
-            suspended=kept.suspended,
-            tier=tenant.tier,
-            user=tenant.user,
-            uid=kept.uid,
-            pool=tenant.pool,
+            **copied(tenant, "name source tier user pool"),
+            **copied(kept, "runtime_id suspended uid"),
             folder=str(self._accounts.folder(tenant.name)),
             created_at=_stamp(kept.created_at) if kept.created_at else None,
             limits=dict(tenant.limits),

@@ -24,6 +24,7 @@ from corral.supervisor.workers.lifecycle.state_machine import UP
 from corral.supervisor.workers.supervision.limit_enforcer import LimitEnforcer
 from corral.worker.contract.errors import CorralError
 from corral.worker.contract.names import tenant_of
+from corral.worker.contract.records import copied
 
 from .rollup import RollUp, Row, Tier
 from .statistics import Count, Statistics
@@ -388,20 +389,8 @@ def label_ms(now: float, interval_ms: int) -> int:
 
 def _counted(count: Count) -> Step:
     """Returns the counters of a subject since the daemon's start."""
-    return Step(
-        ok=count.ok,
-        failed=count.failed,
-        cancelled=count.cancelled,
-        tool_calls=count.tool_calls,
-        tokens=count.tokens,
-        cost_cents=count.cost_cents,
-        restarts=count.restarts,
-        failed_checks=count.failed_checks,
-        limit_hits=count.limit_hits,
-        hung=count.hung,
-        duration_ms=count.window.total_ms,
-        durations=dict(count.durations),
-    )
+    figures = copied(count, "ok failed cancelled tool_calls tokens cost_cents restarts failed_checks limit_hits hung")
+    return Step(**figures, duration_ms=count.window.total_ms, durations=dict(count.durations))
 
 
 def _counters(count: Count) -> tuple[float, ...]:
@@ -412,10 +401,5 @@ def _counters(count: Count) -> tuple[float, ...]:
 
 def _together(sums: Step, level: Step) -> Step:
     """Returns the sums of the gauges and the processor time of several subjects."""
-    return Step(
-        cpu_ms=sums.cpu_ms + level.cpu_ms,
-        up=sums.up + level.up,
-        processes=sums.processes + level.processes,
-        memory_bytes=sums.memory_bytes + level.memory_bytes,
-        open_files=sums.open_files + level.open_files,
-    )
+    keys = ("cpu_ms", "up", "processes", "memory_bytes", "open_files")
+    return Step(**{key: getattr(sums, key) + getattr(level, key) for key in keys})

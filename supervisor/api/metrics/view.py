@@ -10,6 +10,7 @@ from msgspec import UNSET
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.records.events.bus import rfc3339
 from corral.worker.contract.names import tenant_of
+from corral.worker.contract.records import copied
 from corral.worker.control.metrics import (
     MetricPoint,
     MetricsHistory,
@@ -33,6 +34,12 @@ HOUR_MS = PERIOD_MS[Tier.HOUR]
 
 ROWS_PER_POINT = 60
 """Number of rows of the store that one point may be made of where its step is the finest that fits."""
+
+SHOWN = (
+    "up processes memory_bytes cpu_ms open_files queued running restarts executed ok failed cancelled tool_calls tokens"
+    " failed_checks limit_hits hung"
+)
+"""Figures of a step that a point has as they are."""
 
 LOOKS = 1_000
 """Number of steps before a range that are searched for the last row of a subject."""
@@ -237,38 +244,22 @@ def _latest(
 def point_of(point: Point) -> MetricPoint:
     """Returns a point as methods answer it."""
     step, span_ms = point.step, max(1, point.span_ms)
-    quantiles = [quantile_ms(step.durations, percent) for percent in (50, 90, 99)]
+    p50_ms, p90_ms, p99_ms = (quantile_ms(step.durations, percent) for percent in (50, 90, 99))
     rate, average_ms = step.error_rate, step.average_ms
     return MetricPoint(
         at=rfc3339(point.at_ms / 1000),
         span_s=round(point.span_ms / 1000, 3),
-        up=step.up,
-        processes=step.processes,
-        memory_bytes=step.memory_bytes,
+        **copied(step, SHOWN),
         memory_peak_bytes=max(step.memory_peak_bytes, step.memory_bytes),
         cpu_percent=round(100.0 * step.cpu_ms / span_ms, 2),
-        cpu_ms=step.cpu_ms,
-        open_files=step.open_files,
-        queued=step.queued,
         queued_peak=max(step.queued_peak, step.queued),
-        running=step.running,
-        restarts=step.restarts,
-        executed=step.executed,
-        ok=step.ok,
-        failed=step.failed,
-        cancelled=step.cancelled,
         executions_per_minute=round(step.executed * 60_000 / span_ms, 3),
         error_rate=None if rate is None else round(rate, 6),
         average_ms=None if average_ms is None else round(average_ms, 3),
-        p50_ms=quantiles[0],
-        p90_ms=quantiles[1],
-        p99_ms=quantiles[2],
-        tool_calls=step.tool_calls,
-        tokens=step.tokens,
+        p50_ms=p50_ms,
+        p90_ms=p90_ms,
+        p99_ms=p99_ms,
         cost_cents=round(step.cost_cents, 6),
-        failed_checks=step.failed_checks,
-        limit_hits=step.limit_hits,
-        hung=step.hung,
         storage=UNSET if step.storage is None else step.storage,
     )
 

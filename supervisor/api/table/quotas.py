@@ -68,26 +68,15 @@ class Quotas:
     def _whole(self) -> Iterator[Quota]:
         config, backlog = self._agents.config, self._backlog
         section, refused = config.defaults.tasks, self._tasks.refused
-        yield Quota(
-            name=None,
-            key="process.max_concurrent_processes",
-            limit=config.process.max_concurrent_processes,
-            used=self._agents.registry.active(),
-        )
-        yield Quota(
-            name=None,
-            key="tasks.max_total_queue_size",
-            limit=section.max_total_queue_size,
-            used=backlog.totals["queued"] + backlog.composite,
-            refused=refused.get("max_total_queue_size", 0),
-        )
-        yield Quota(
-            name=None,
-            key="tasks.max_total_queue_bytes",
-            limit=section.max_total_queue_bytes,
-            used=backlog.queued_bytes,
-            refused=refused.get("max_total_queue_bytes", 0),
-        )
+        most, active = config.process.max_concurrent_processes, self._agents.registry.active()
+        yield Quota(name=None, key="process.max_concurrent_processes", limit=most, used=active)
+        queued = {
+            "max_total_queue_size": backlog.totals["queued"] + backlog.composite,
+            "max_total_queue_bytes": backlog.queued_bytes,
+        }
+        for key, used in queued.items():
+            limit = getattr(section, key)
+            yield Quota(name=None, key=f"tasks.{key}", limit=limit, used=used, refused=refused.get(key, 0))
 
     def _of_tenant(self, name: str, now: float) -> Iterator[Quota]:
         tenant = self._tenants.find(name)
@@ -117,44 +106,28 @@ class Quotas:
     def _of_agent(self, agent: Agent, now: float) -> Iterator[Quota]:
         spec, name = agent.spec, agent.name
         tokens, cents = self._budgets.used(name)
-        held = self._budgets.held
-        yield Quota(
-            name=name,
-            key="tasks.max_queue_size",
-            limit=spec.tasks.max_queue_size,
-            used=self._backlog.queued(name),
-            refused=self._tasks.refused.get(name, 0),
-        )
-        yield Quota(
-            name=name,
-            key="resources.max_concurrent_requests",
-            limit=spec.resources.max_concurrent_requests * len(agent.supervisors),
-            used=sum(len(supervisor.running) for supervisor in agent.supervisors),
-        )
-        yield Quota(
-            name=name,
-            key="resources.max_tokens_per_minute",
-            limit=spec.resources.max_tokens_per_minute,
-            used=tokens,
-            window_s=MINUTE_S,
-            refused=held[name, "max_tokens_per_minute"],
-        )
-        yield Quota(
-            name=name,
-            key="resources.max_tool_calls_per_minute",
-            limit=spec.resources.max_tool_calls_per_minute,
-            used=self._rates.last_minute(name, now),
-            window_s=MINUTE_S,
-            refused=self._rates.refused[name],
-        )
-        yield Quota(
-            name=name,
-            key="tasks.max_cost_cents_per_day",
-            limit=spec.tasks.max_cost_cents_per_day,
-            used=cents,
-            window_s=DAY_S,
-            refused=held[name, "max_cost_cents_per_day"],
-        )
+        held, rates, resources, tasks = self._budgets.held, self._rates, spec.resources, spec.tasks
+        places = resources.max_concurrent_requests * len(agent.supervisors)
+        running = sum(len(supervisor.running) for supervisor in agent.supervisors)
+        queued, refused = self._backlog.queued(name), self._tasks.refused.get(name, 0)
+        used: dict[str, tuple[float, float, float | None, int]] = {
+            "tasks.max_queue_size": (tasks.max_queue_size, queued, None, refused),
+            "resources.max_concurrent_requests": (places, running, None, 0),
+            "resources.max_tokens_per_minute": (
+                *(resources.max_tokens_per_minute, tokens, MINUTE_S),
+                held[name, "max_tokens_per_minute"],
+            ),
+            "resources.max_tool_calls_per_minute": (
+                *(resources.max_tool_calls_per_minute, rates.last_minute(name, now), MINUTE_S),
+                rates.refused[name],
+            ),
+            "tasks.max_cost_cents_per_day": (
+                *(tasks.max_cost_cents_per_day, cents, DAY_S),
+                held[name, "max_cost_cents_per_day"],
+            ),
+        }
+        for key, (limit, amount, window_s, count) in used.items():
+            yield Quota(name=name, key=key, limit=limit, used=amount, window_s=window_s, refused=count)
 
     def _of_server(self, agent: Agent) -> Iterator[Quota]:
         stats = self._pool.stats(agent.name)

@@ -44,6 +44,7 @@ from corral.worker.contract.records import (
     TeamStatus,
     WorkerStatus,
     WorkflowStatus,
+    copied,
 )
 from corral.worker.control.params import UpgradeParams
 from corral.worker.control.results import Upgraded
@@ -54,6 +55,9 @@ from .tenant_view import own_daemon
 
 LAST_WORDS = 5
 """Number of lines of stderr of a server that gave up, in `status`; `show` has more."""
+
+DESCRIBED = "title description labels"
+"""Keys that tell people what an entry is; they do not concern its life."""
 
 RISK = "several processes of a server that keeps its state in each of them: a call may not find what another has left"
 
@@ -244,30 +248,17 @@ class StatusReport:
 
     def group_status(self, group: Group) -> TeamStatus | WorkflowStatus:
         """Returns one team or workflow in `status`."""
-        running = self._agents.groups.under_way[group.name]
+        facts: dict[str, Any] = {  # Any: each value has the type of its key in the records
+            "name": group.name,
+            "running": self._agents.groups.under_way[group.name],
+            "capabilities": list(group.capabilities),
+            "service": self.service(group.name) or UNSET,
+            "overridden": self._agents.overrides.revision(group.name) or UNSET,
+            **copied(group, DESCRIBED),
+        }
         if isinstance(group, Team):
-            return TeamStatus(
-                name=group.name,
-                mode=group.mode,
-                lead=group.lead,
-                members=list(group.members),
-                running=running,
-                capabilities=list(group.capabilities),
-                service=self.service(group.name) or UNSET,
-                overridden=self._agents.overrides.revision(group.name) or UNSET,
-                **_described(group),
-            )
-        steps = [step.name for step in group.steps]
-        service = self.service(group.name) or UNSET
-        return WorkflowStatus(
-            name=group.name,
-            steps=steps,
-            running=running,
-            capabilities=list(group.capabilities),
-            service=service,
-            overridden=self._agents.overrides.revision(group.name) or UNSET,
-            **_described(group),
-        )
+            return TeamStatus(mode=group.mode, lead=group.lead, members=list(group.members), **facts)
+        return WorkflowStatus(steps=[step.name for step in group.steps], **facts)
 
     def service(self, name: str) -> ServiceStatus | None:
         """Returns the service of an agent, team or workflow; None where it has none."""
@@ -296,7 +287,7 @@ class StatusReport:
             service=self.service(agent.name) or UNSET,
             listen=self._daemon.activation.status(agent) or UNSET,
             overridden=self._agents.overrides.revision(agent.name) or UNSET,
-            **_described(spec),
+            **copied(spec, DESCRIBED),
         )
         if spec.kind == "mcp":
             tools = [tool.name for tool in agent.tools]
@@ -304,10 +295,7 @@ class StatusReport:
         else:
             status = replace(status, warm=self.warmth(spec))
         if agent.rolling is not None:
-            now = agent.rolling
-            rolling = RollingStatus(
-                before=now.before, after=now.after, ready=now.ready, left=now.left, reason=now.reason
-            )
+            rolling = RollingStatus(**copied(agent.rolling, "before after ready left reason"))
             status = replace(status, rolling=rolling)
         if agent.taken_back is not None:
             last = agent.taken_back
@@ -346,11 +334,7 @@ class StatusReport:
             prompts=len(catalogue.prompts),
             resources=len(catalogue.resources),
             templates=len(catalogue.templates),
-            calls=stats.calls,
-            failures=stats.failures,
-            retries=stats.retries,
-            in_flight=stats.in_flight,
-            waiting=stats.waiting,
+            **copied(stats, "calls failures retries in_flight waiting"),
             warning=RISK if is_at_risk(agent) else None,
             stderr=words[-LAST_WORDS:],
         )
@@ -394,12 +378,6 @@ class StatusReport:
         )
 
 
-# Any: each value has the type of its key in the records.
-def _described(entry: Spec | Group) -> dict[str, Any]:
-    """Returns the keys that tell people what an entry is; they do not concern its life."""
-    return {key: getattr(entry, key) for key in ("title", "description", "labels")}
-
-
 def is_failed(status: AgentStatus) -> bool:
     """Returns whether an agent or server has a problem: degraded, ended by a failure, or waiting to be tried again."""
     return status.degraded or any(map(_has_failed, status.workers))
@@ -416,18 +394,9 @@ def _has_failed(worker: WorkerStatus) -> bool:
 
 def health_record(health: Health) -> HealthRecord:
     """Returns the state of a check of a worker."""
-    return HealthRecord(
-        name=health.name,
-        healthy=health.healthy,
-        degraded=health.degraded,
-        failures=health.failures,
-        at=health.at or None,
-        message=health.message,
-    )
+    return HealthRecord(**copied(health, "name healthy degraded failures message"), at=health.at or None)
 
 
 def exit_record(last: LastExit) -> ExitRecord:
     """Returns the end of an incarnation in `status` and `show`."""
-    return ExitRecord(
-        result=last.result, code=last.code, signal=last.signal, forced=last.forced, at=last.at, message=last.message
-    )
+    return ExitRecord(**copied(last, "result code signal forced at message"))

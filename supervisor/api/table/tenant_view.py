@@ -3,6 +3,8 @@
 It must not know where the figures come from.
 """
 
+from typing import Any
+
 from msgspec.structs import replace
 
 from corral.worker.contract.records import (
@@ -66,21 +68,9 @@ def _runtime(every: list[Figures], tasks: list[Figures]) -> RuntimeFigures:
 
 
 def _executor(tasks: list[Figures], every: list[Figures]) -> ExecutorFigures:
-    def total(key: str, of: list[Figures]) -> int:
-        return sum(int(getattr(each.executor, key)) for each in of)
+    def total(keys: str, of: list[Figures]) -> dict[str, Any]:  # Any: each sum has the type of its figure
+        return {key: sum(getattr(each.executor, key) for each in of) for key in keys.split()}
 
-    return ExecutorFigures(
-        total=total("total", tasks),
-        ok=total("ok", tasks),
-        failed=total("failed", tasks),
-        cancelled=total("cancelled", tasks),
-        tool_calls=total("tool_calls", every),
-        tool_calls_last_minute=total("tool_calls_last_minute", tasks),
-        average_ms=None,
-        p50_ms=None,
-        p99_ms=None,
-        tokens=total("tokens", tasks),
-        cost_cents=round(sum(each.executor.cost_cents for each in tasks), 6),
-        tokens_last_minute=total("tokens_last_minute", tasks),
-        cost_cents_today=round(sum(each.executor.cost_cents_today for each in tasks), 6),
-    )
+    sums = total("total ok failed cancelled tool_calls_last_minute tokens tokens_last_minute", tasks)
+    cents = {key: round(value, 6) for key, value in total("cost_cents cost_cents_today", tasks).items()}
+    return ExecutorFigures(average_ms=None, p50_ms=None, p99_ms=None, **sums, **cents, **total("tool_calls", every))

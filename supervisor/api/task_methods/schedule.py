@@ -8,7 +8,7 @@ from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.config.spec.job import commands_of, job_task
 from corral.supervisor.tasks.workflows.schedules import Schedules as ScheduleTable
 from corral.worker.contract.names import qualified
-from corral.worker.contract.records import ScheduleRecord, Task
+from corral.worker.contract.records import ScheduleRecord, Task, copied
 from corral.worker.control.params import NoParams, ScheduleCommandParams, ScheduleNameParams, ScheduleParams
 from corral.worker.control.results import Removed, Schedules, ScheduleShown
 from corral.worker.methods import task as methods
@@ -33,17 +33,8 @@ class ScheduleMethods:
     async def _add_command(self, params: ScheduleCommandParams, caller: Caller) -> ScheduleRecord:
         name, command = params.name, list(params.command)
         table = commands_of({name: {**params.spec, "command": command}})[name]
-        asked = ScheduleParams(
-            task=job_task(name, command),
-            name=name,
-            every_s=params.every_s,
-            cron=params.cron,
-            timezone=params.timezone,
-            catch_up=params.catch_up,
-            overlap=params.overlap,
-            start_at=params.start_at,
-            at=params.at,
-        )
+        times = copied(params, "every_s cron timezone catch_up overlap start_at at")
+        asked = ScheduleParams(task=job_task(name, command), name=name, **times)
         self._schedules.check_free(name)
         membership = self._agents.membership
         addition = Addition(name, "agent", table, params.directory or "/")

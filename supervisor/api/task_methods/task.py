@@ -17,7 +17,7 @@ from corral.supervisor.tenants.tokens.scope import knows
 from corral.worker.contract.approvals import Approval
 from corral.worker.contract.errors import Conflict, CorralError, Corrupted, InvalidParams, NotFound, Timeout
 from corral.worker.contract.names import tenant_of
-from corral.worker.contract.records import ENDED, Error, Task, TaskParams
+from corral.worker.contract.records import ENDED, Error, Task, TaskParams, copied
 from corral.worker.control.approvals import ApprovalAnswerParams, ApprovalListParams, ApprovalParams, Approvals
 from corral.worker.control.params import (
     TaskFollowParams,
@@ -49,6 +49,12 @@ FOLLOWED = ("task.queued", "task.started", "task.progress", "task.retried", "tas
 
 STANDING = {"queued": "task.queued", "running": "task.started"}
 """The event that brings a task to each state that is no end."""
+
+RETRIED = (
+    "objective agent input context priority boundaries required_capabilities output_format sticky_key session durable"
+    " retry when_down queue_timeout_s"
+)
+"""Fields of a task that another one in its place has, too."""
 
 SHORT_CHARS = 300
 """Characters of an objective, and of an error's message, in a tree."""
@@ -273,23 +279,8 @@ class TaskMethods:
         if old.retried_by is not None:
             words = f'cannot retry task "{task_id}": it was retried as task "{old.retried_by}"'
             raise Conflict(words, task=task_id, retried_by=old.retried_by)
-        params = TaskParams(
-            objective=old.objective,
-            agent=old.agent,
-            input=old.input,
-            context=old.context,
-            priority=old.priority,
-            boundaries=old.boundaries,
-            required_capabilities=old.required_capabilities,
-            output_format=old.output_format,
-            idempotency_key=f"retry:{task_id}",  # two retries at once make one task
-            sticky_key=old.sticky_key,
-            session=old.session,
-            durable=old.durable,
-            retry=old.retry,
-            when_down=old.when_down,
-            queue_timeout_s=old.queue_timeout_s,
-        )
+        # The key makes one task of two retries at once.
+        params = TaskParams(idempotency_key=f"retry:{task_id}", **copied(old, RETRIED))
         origin = Origin(schedule=old.schedule, retry_of=task_id, retried_from=step, tenant=tenant_of(old.agent))
         return await self._tasks.submit(params, origin)
 

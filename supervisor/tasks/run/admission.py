@@ -23,7 +23,7 @@ from corral.supervisor.tenants.quotas.task_limits import TaskLimits
 from corral.worker.contract.errors import InvalidParams, Overloaded, ResourceLimitExceeded, ShuttingDown
 from corral.worker.contract.jsonrpc import MAX_MESSAGE_BYTES
 from corral.worker.contract.names import qualified, tenant_of
-from corral.worker.contract.records import Boundaries, Task, TaskKind, TaskParams
+from corral.worker.contract.records import Boundaries, Task, TaskKind, TaskParams, copied
 from corral.worker.contract.trace_context import valid
 
 from ..rules.boundaries import normalised
@@ -45,6 +45,13 @@ RATE_S = 60.0
 
 NOT_OF_JOBS = ("input", "context", "session", "sticky_key", "output_format")
 """Params of a task that only a handler can use."""
+
+
+COPIED = (
+    "objective input context output_format required_capabilities idempotency_key sticky_key session durable retry when_down"
+    " queue_timeout_s"
+)
+"""Fields of its params that a task has as they are."""
 
 
 class Admission:
@@ -231,21 +238,10 @@ class Admission:
             agent=name,
             kind=kind,
             priority=params.priority or self._routing.default_priority(name, kind),
-            objective=params.objective,
-            input=params.input,
-            context=params.context,
+            **copied(params, COPIED),
             boundaries=boundaries,
-            output_format=params.output_format,
-            required_capabilities=params.required_capabilities,
-            idempotency_key=params.idempotency_key,
             after=list(dict.fromkeys(params.after)),
             scheduled_at=None if params.at is None else rfc3339(params.at),
-            sticky_key=params.sticky_key,
-            session=params.session,
-            durable=params.durable,
-            retry=params.retry,
-            when_down=params.when_down,
-            queue_timeout_s=params.queue_timeout_s,
             deadline_at=_deadline(params, created),
             created_at=rfc3339(created),
             parent=None if parent is None else parent.id,

@@ -23,7 +23,7 @@ from corral.supervisor.records.store.store import LAST_MOMENT, Store, number_of
 from corral.worker.contract import codec
 from corral.worker.contract.approvals import Approval, AskParams
 from corral.worker.contract.errors import Conflict, Corrupted, InvalidParams, NotFound, ResourceLimitExceeded
-from corral.worker.contract.records import Task
+from corral.worker.contract.records import Task, copied
 
 ALLOW = ("allow", "yes", "approve", "ok")
 DENY = ("deny", "no", "reject", "refuse")
@@ -174,14 +174,9 @@ class Approvals:
             worker=worker,
             task=task.id,
             key=key,
-            kind=asked.kind,
-            question=asked.question,
-            options=asked.options,
-            detail=asked.detail,
-            default=asked.default,
+            **copied(asked, "kind question options detail default can_decline"),
             asked_at=rfc3339(now),
             expires_at=rfc3339(expires),
-            can_decline=asked.can_decline,
             server=server,
         )
         sql = "INSERT INTO approval (task, key, agent, state, record, expires_at) VALUES (?, ?, ?, 'open', ?, ?)"

@@ -33,7 +33,7 @@ from corral.worker.contract.errors import (
     ShuttingDown,
 )
 from corral.worker.contract.names import tenant_of
-from corral.worker.contract.records import Error, Run, ScheduleRecord, Task, TaskParams
+from corral.worker.contract.records import Error, Run, ScheduleRecord, Task, TaskParams, copied
 from corral.worker.control.params import ScheduleParams, TaskListParams
 
 from ..rules.boundaries import normalised
@@ -227,11 +227,7 @@ class Schedules:
         record = ScheduleRecord(
             name=name,
             task=task,
-            every_s=params.every_s,
-            cron=params.cron,
-            timezone=params.timezone,
-            catch_up=params.catch_up,
-            overlap=params.overlap,
+            **copied(params, "every_s cron timezone catch_up overlap"),
             start_at=stamp_of(start),
             created_at=stamp(now),
             next_at=stamp_of(next_at),

@@ -15,7 +15,7 @@ from corral.supervisor.config.decoding.expression import BadExpression
 from corral.supervisor.config.spec.workflow import BRANCHES_MAX, Step, Workflow, in_order
 from corral.worker.contract import codec
 from corral.worker.contract.errors import CorralError, InvalidParams, ResourceLimitExceeded, TaskFailed
-from corral.worker.contract.records import Boundaries, Error, Task, TaskParams, TaskState
+from corral.worker.contract.records import Boundaries, Error, Task, TaskParams, TaskState, copied
 
 
 class Branch(Struct, frozen=True):
@@ -189,19 +189,14 @@ class _Deciding:
         tools = own.allowed_tools if step.allowed_tools is None else list(step.allowed_tools)
         return TaskParams(
             objective=objective if isinstance(objective, str) else codec.encode(objective).decode(),
-            agent=step.agent,
-            capability=step.capability,
+            **copied(step, "agent capability output_format retry"),
             input=value("input", None),
             context=value("context", self._task.context),
             priority=step.priority or self._task.priority,
             timeout_s=step.timeout,
             boundaries=Boundaries(allowed_tools=tools, constraints=own.constraints, scope=own.scope),
             required_capabilities=list(step.required_capabilities),
-            output_format=step.output_format,
-            sticky_key=self._task.sticky_key,
-            session=self._task.session,
-            durable=self._task.durable,
-            retry=step.retry,
+            **copied(self._task, "sticky_key session durable"),
         )
 
     # Any: arguments and result of the expression's function.

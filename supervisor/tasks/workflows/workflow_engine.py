@@ -32,7 +32,7 @@ from corral.worker.contract.errors import (
     ShuttingDown,
     TaskFailed,
 )
-from corral.worker.contract.records import ENDED, Error, Task, TaskParams
+from corral.worker.contract.records import ENDED, Error, Task, TaskParams, copied
 from corral.worker.contract.worker_messages import TaskResult
 
 from ..rules.availability import why_down
@@ -401,21 +401,9 @@ def _keyed(task: Task, step: str, params: TaskParams) -> TaskParams:
 
 def _handed_on(task: Task, agent: str) -> TaskParams:
     """Returns the task of a team for a member, without its timeout: the team's own task has that."""
-    return TaskParams(
-        objective=task.objective,
-        agent=agent,
-        input=task.input,
-        context=task.context,
-        priority=task.priority,
-        boundaries=replace(task.boundaries, timeout_s=None, timeout=None),
-        output_format=task.output_format,
-        sticky_key=task.sticky_key,
-        session=task.session,
-        durable=task.durable,
-        retry=task.retry,
-        when_down=task.when_down,
-        queue_timeout_s=task.queue_timeout_s,
-    )
+    kept = "objective input context output_format sticky_key session durable retry when_down queue_timeout_s priority"
+    boundaries = replace(task.boundaries, timeout_s=None, timeout=None)
+    return TaskParams(agent=agent, boundaries=boundaries, **copied(task, kept))
 
 
 class _Outputs:
