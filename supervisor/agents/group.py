@@ -71,7 +71,13 @@ def make_agents(records: RecordsGroup, workers: WorkersGroup, tenants: TenantsGr
     running = make_running(records.store, workers, registry, pool, tenants)
     rollouts, rolling_restart = Rollouts(running), RollingRestart(running)
     agents = Agents(running, rollouts, logins)
-    _hold_disks(tenants, agents)
+    startup = agents.startup
+
+    def over(tenant: str, limit: int, used: int) -> None:
+        tenants.trees.hold_all(tenant, over_disk(tenant, limit, used), startup.hold_until_room)
+
+    tenants.disk.subscribe(over, startup.fill_room)
+    tenants.tenants.subscribe(lambda _: startup.fill_room())
 
     hibernation = Hibernation(agents, workers.checkpoints)
     workers.requests.begin_by(hibernation.checkpoint_of)
@@ -101,17 +107,6 @@ def make_agents(records: RecordsGroup, workers: WorkersGroup, tenants: TenantsGr
         packages,
         deployments,
     )
-
-
-def _hold_disks(tenants: TenantsGroup, agents: Agents) -> None:
-    """Holds the workers of a tenant whose disk is full, and starts again what has room after a change."""
-    startup = agents.startup
-
-    def over(tenant: str, limit: int, used: int) -> None:
-        tenants.trees.hold_all(tenant, over_disk(tenant, limit, used), startup.hold_until_room)
-
-    tenants.disk.subscribe(over, startup.fill_room)
-    tenants.tenants.subscribe(lambda _: startup.fill_room())
 
 
 def _deployments(

@@ -129,7 +129,6 @@ def make_api(groups: Served, daemon: DaemonFacts) -> ApiGroup:
 
 
 def _of_agents(groups: Served, status: StatusReport, daemon: DaemonFacts) -> list[object]:
-    """Returns what serves the methods about agents and servers."""
     agents, bus, disk_use = groups.agents.agents, groups.records.bus, groups.tenants.disk_use
     return [
         AgentMethods(
@@ -154,7 +153,6 @@ def _of_agents(groups: Served, status: StatusReport, daemon: DaemonFacts) -> lis
 
 
 def _of_tasks(groups: Served) -> list[object]:
-    """Returns what serves the methods about tasks and what agents remember."""
     agents, tasks, tool_calls = groups.agents.agents, groups.tasks.tasks, groups.tasks.tool_calls
     bus, history, logs = groups.records.bus, groups.records.history, groups.records.logs
     lines = TaskLines(bus, history, logs, groups.workers.shared.task_moments)
@@ -175,7 +173,6 @@ def _of_tasks(groups: Served) -> list[object]:
 
 
 def _of_daemon(groups: Served, status: StatusReport, daemon: DaemonFacts) -> list[object]:
-    """Returns what serves the methods about the daemon, its tenants and its state."""
     agents, tenants, joined = groups.agents.agents, groups.tenants.tenants, daemon.joined
     store, bus, statistics = groups.records.store, groups.records.bus, groups.figures.statistics
     running = RunningSet(
@@ -211,7 +208,6 @@ def _of_daemon(groups: Served, status: StatusReport, daemon: DaemonFacts) -> lis
 
 
 def _follow_status(groups: Served, status: StatusReport) -> tuple[StatusCache, StatusFeed]:
-    """Makes the cache and the feed of the status, which follow the changes and the samples of workers."""
     cache = StatusCache(status, groups.agents.agents, groups.tasks.tasks, groups.records.logs)
     feed = StatusFeed(status, groups.agents.agents, groups.records.bus)
     for note in (cache.note, feed.note):

@@ -142,7 +142,6 @@ class SocketActivation:
             retry.cancel()
 
     def _settle(self, agent: Agent) -> None:
-        """Puts in force what follows from the present state of an agent."""
         name = agent.name
         self._unwatch(name)  # before any descriptor is closed
         if self._is_closed or (agent.held and not agent.spec.listen):

@@ -57,8 +57,6 @@ class NoQueues:
 
 
 class _Scaled:
-    """Holds the state of one agent with a range."""
-
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self.scaling = Scaling()
@@ -231,7 +229,6 @@ class Autoscaler:
         return not supervisor.running
 
     def _retain(self, agent: Agent) -> None:
-        """Uncordons the last worker, which stays after all."""
         for supervisor in agent.supervisors:
             if supervisor.is_cordoned(Unschedulable.SURPLUS):
                 supervisor.uncordon(Unschedulable.SURPLUS)
@@ -274,7 +271,6 @@ class Autoscaler:
 
 
 def _is_unable(worker: Worker) -> bool:
-    """Returns True if a worker does not start, or is not wanted."""
     return not worker.wanted or (worker.state not in UP and _is_failing(worker))
 
 

@@ -137,7 +137,13 @@ class CheckpointSaver:
         try:
             async with self._gate:
                 if supervisor.takes_tasks:  # else it is paused, or about to end
-                    await self._save_what_changed(supervisor)
+                    data = await _state_of(supervisor, None)
+                    digest, now = sha256(codec.encode(data)).digest(), self._loop.time()
+                    before = self._saved.get(supervisor.id)
+                    old_s = supervisor.spec.recovery.checkpoint_retention / 2
+                    if before is None or before[0] != digest or now - before[1] > old_s:
+                        await self.keep(supervisor, data, "interval")
+                        self._saved[supervisor.id] = (digest, now)
                     self._failing.discard(supervisor.id)
         except CorralError as error:
             if supervisor.worker.incarnation == incarnation:
@@ -147,16 +153,6 @@ class CheckpointSaver:
         finally:
             if supervisor.worker.state in UP:
                 self._put_off(supervisor)
-
-    async def _save_what_changed(self, supervisor: WorkerSupervisor) -> None:
-        """Saves a checkpoint if the state has changed, or the stored one has reached half of its retention."""
-        data = await _state_of(supervisor, None)
-        digest, now = sha256(codec.encode(data)).digest(), self._loop.time()
-        before = self._saved.get(supervisor.id)
-        old_s = supervisor.spec.recovery.checkpoint_retention / 2
-        if before is None or before[0] != digest or now - before[1] > old_s:
-            await self.keep(supervisor, data, "interval")
-            self._saved[supervisor.id] = (digest, now)
 
 
 def check_protocol(supervisors: Sequence[WorkerSupervisor], what: str) -> None:
@@ -168,7 +164,6 @@ def check_protocol(supervisors: Sequence[WorkerSupervisor], what: str) -> None:
 
 
 async def _state_of(supervisor: WorkerSupervisor, timeout_s: float | None) -> object:
-    """Returns the data of a worker's checkpoint hook."""
     what = f'save a checkpoint of "{supervisor.id}"'
     data = (await ask_worker(supervisor, what, "checkpoint/save", {}, timeout_s)).get("data")
     if data is None:

@@ -131,7 +131,9 @@ class Hibernation:
         found = self._resumptions.get(supervisor.id)
         if found is not None:
             if found.hibernated and worker.wanted:
-                self._awake(supervisor, found)
+                supervisor.uncordon(Unschedulable.HIBERNATED)
+                self._keep_in_mind(supervisor.id, found._replace(hibernated=False))
+                self.saver.publish("agent.woken", supervisor, {"checkpoint": found.checkpoint})
             elif worker.state in UP and self._has_used(supervisor, found):
                 self._keep_in_mind(supervisor.id, None)
         self.saver.changed(supervisor)
@@ -139,11 +141,6 @@ class Hibernation:
     def _has_used(self, supervisor: WorkerSupervisor, found: Resumption) -> bool:
         begun = self._begun.pop(supervisor.id, None)
         return begun == (supervisor.worker.incarnation, found.checkpoint) and not found.hibernated
-
-    def _awake(self, supervisor: WorkerSupervisor, found: Resumption) -> None:
-        supervisor.uncordon(Unschedulable.HIBERNATED)
-        self._keep_in_mind(supervisor.id, found._replace(hibernated=False))
-        self.saver.publish("agent.woken", supervisor, {"checkpoint": found.checkpoint})
 
     def _keep_in_mind(self, worker_id: str, resumption: Resumption | None) -> None:
         if resumption is None:
@@ -286,7 +283,12 @@ class Hibernation:
                 text = f'cannot hibernate "{gone[0].id}": it ended meanwhile'
                 raise Conflict(text, worker=gone[0].id)
             for supervisor in up:
-                self._lay_down(supervisor, asleep[supervisor.id])
+                resumption = asleep[supervisor.id]
+                self._resumptions[supervisor.id] = resumption
+                supervisor.cordon(Unschedulable.HIBERNATED)
+                supervisor.job.cancel()
+                supervisor.send(state_machine.Stop("hibernated", "hibernated"))
+                self.saver.publish("agent.hibernated", supervisor, {"checkpoint": resumption.checkpoint})
         try:
             await self._agents.operations.until_gone(up)
         finally:  # a task may have come before they hibernated; also when the caller disconnects
@@ -302,13 +304,6 @@ class Hibernation:
             for worker_id in resumptions:
                 self.checkpoints.resume_soon(worker_id, self._resumptions.get(worker_id))
             raise
-
-    def _lay_down(self, supervisor: WorkerSupervisor, resumption: Resumption) -> None:
-        self._resumptions[supervisor.id] = resumption
-        supervisor.cordon(Unschedulable.HIBERNATED)
-        supervisor.job.cancel()
-        supervisor.send(state_machine.Stop("hibernated", "hibernated"))
-        self.saver.publish("agent.hibernated", supervisor, {"checkpoint": resumption.checkpoint})
 
     async def _save_for_sleep(
         self, supervisors: Sequence[WorkerSupervisor], force: bool

@@ -113,7 +113,6 @@ def held_back(scaling: Scaling, why: str = "refused") -> tuple[Scaling, bool]:
 
 
 def _noted(scaling: Scaling, bounds: Bounds, load: Load, now: float) -> Scaling:
-    """Returns the history with the present load."""
     needed = min(ceil((load.running + load.ready) / bounds.capacity), bounds.maximum)
     # The number needed before was needed until now; lower peaks that ended earlier do not count beside it.
     least = max(needed, scaling.needed)

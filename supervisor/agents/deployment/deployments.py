@@ -154,7 +154,9 @@ class Deployments:
         package = await self._packages.find(params.package)
         name = params.agent or package.name
         self._check_owner(package.name, name)
-        self._check_free(name)
+        if name in self._running or name in self._canaries:
+            state = "is under way" if name in self._running else "waits to be promoted or aborted"
+            raise Conflict(f'cannot deploy "{name}": another deployment of it {state}', name=name)
         last = next((each for each in self.listed(name) if each.state == "current"), None)
         settings = kept_settings({} if last is None else last.settings, params.settings)
         if tenant := tenant_of(package.name):
@@ -203,11 +205,6 @@ class Deployments:
             await asyncio.wait(tasks)
         self._records.forget(tenant)
 
-    def _check_free(self, name: str) -> None:
-        if name in self._running or name in self._canaries:
-            state = "is under way" if name in self._running else "waits to be promoted or aborted"
-            raise Conflict(f'cannot deploy "{name}": another deployment of it {state}', name=name)
-
     def _ended(self, name: str, task: asyncio.Task[Deployment]) -> None:
         del self._running[name]
         self._aborted.discard(name)
@@ -241,7 +238,6 @@ class Deployments:
             raise
 
     def _check_needs(self, record: Deployment, package: Package) -> None:
-        """Notes what is missing, before anything is installed."""
         commands = [need.name for need in package.needs if need.kind == "commands"]
         lacking = missing(package.needs, self._agents.facts(commands, tenant_of(record.agent)))
         required = [need for need in lacking if not need.is_optional]
@@ -253,7 +249,6 @@ class Deployments:
         raise NotFound(text, name=record.agent, missing=[{"kind": need.kind, "name": need.name} for need in required])
 
     async def _install(self, number: int, package: Package, spec: Spec) -> dict[str, object]:
-        """Installs a version, and returns the table of its agent."""
         dependencies = package.dependencies
         if not dependencies.lock:
             dependencies = replace(dependencies, lock=await self._records.lock_of(package.digest, tenant_of(spec.name)))

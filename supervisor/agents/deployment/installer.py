@@ -260,7 +260,6 @@ class Installer:
         raise NotFound(text, agent=runner.spec.name, python=specifier, own=version)
 
     async def _resolved(self, runner: Runner, setting: Setting, base: str, wanted: Path, result: Path) -> str:
-        """Returns the lock of requirements: exact versions with their hashes."""
         what = "resolve the dependencies"
         argv = resolve(setting.tool, base, str(wanted), str(result))
         outcome = await runner.run(what, argv, setting.place(result, str(wanted), os.path.dirname(base)))
@@ -309,7 +308,6 @@ class Installer:
                 await asyncio.shield(asyncio.to_thread(remove, root))
 
     def _own_steps(self, runner: Runner, dependencies: Dependencies, files: Path) -> dict[str, tuple[str, ...]]:
-        """Returns the commands that run in the installed folder."""
         steps: dict[str, tuple[str, ...]] = {}
         if dependencies.npm:
             npm = shutil.which("npm", path=self._host.environ.get("PATH"))
@@ -348,12 +346,10 @@ def _read(path: Path) -> str:
 
 
 def _above(python: str) -> tuple[str, ...]:
-    """Returns the folder of the environment of an interpreter."""
     return (os.path.dirname(os.path.dirname(python)),) if python else ()
 
 
 def _with_environment(place: Place, python: str) -> Place:
-    """Returns a place whose programs find those of an environment first."""
     if not python:
         return place
     programs = os.path.dirname(python)

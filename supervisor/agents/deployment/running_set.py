@@ -78,7 +78,6 @@ class RunningSet:
         )
 
     def _directory(self, name: str) -> str:
-        """Returns the folder that relative paths of a table are relative to."""
         tenant = tenant_of(name)
         return self._folder_of(tenant) if tenant else "/"
 

@@ -47,8 +47,6 @@ Publish = Callable[..., object]
 
 @dataclass
 class _Server:
-    """Holds what is known of one server while the daemon runs."""
-
     kept: Kept | None = None
     is_loaded: bool = False
     challenge: Challenge | None = None

@@ -107,8 +107,6 @@ class Publish(Protocol):
 
 
 class _Finding(NamedTuple):
-    """Holds the result of the last probe of a store, which was declared like this then."""
-
     store: DeclaredStore
     state: Literal["up", "down", "unknown"]
     reason: str

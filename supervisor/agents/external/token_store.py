@@ -104,7 +104,10 @@ class TokenStore:
         nonce = secrets.token_bytes(NONCE_BYTES)
         try:
             sealed = AESGCM(self._key(is_made=True)).encrypt(nonce, msgspec.json.encode(kept), name.encode())
-            self._write(name, MAGIC + nonce + sealed)
+            data = MAGIC + nonce + sealed
+            folder = self.state_dir / FOLDER
+            folder.mkdir(mode=0o700, exist_ok=True)
+            replace_file(self._path(name), data)
         except (OSError, ValueError) as error:
             raise _unwritten(name, error) from None
 
@@ -139,11 +142,6 @@ class TokenStore:
         text = base64.b64encode(secrets.token_bytes(KEY_BYTES))
         replace_file(path, text + b"\n")
         return _key_of(text)
-
-    def _write(self, name: str, data: bytes) -> None:
-        folder = self.state_dir / FOLDER
-        folder.mkdir(mode=0o700, exist_ok=True)
-        replace_file(self._path(name), data)
 
     def _path(self, name: str) -> Path:
         return self.state_dir / FOLDER / name.replace(SEPARATOR, JOINT)

@@ -240,7 +240,6 @@ def _laid_over(config: Config, file: Config, override: Override) -> Config:
 
 
 def _check(config: Config, added: Mapping[str, Spec]) -> None:
-    """Refuses a configuration in which an override does not fit the other agents, teams and workflows."""
     specs = {name: spec for name, spec in {**added, **config.agents}.items() if not spec.disabled}
     check_requires(specs)
     check_groups(config.groups, {**config.placed, **specs})

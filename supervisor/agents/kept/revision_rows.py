@@ -138,7 +138,8 @@ def insertion(draft: Draft, number: int, now: float) -> list[Statement]:
     inserted: Statement = (f"INSERT INTO revision ({_COLUMNS}) VALUES ({marks})", row)
     if not draft.is_settled:
         return [giving_up, inserted]
-    return [giving_up, _superseding(draft.name, now), inserted, *_in_force(draft.name, number, now)]
+    sql = "UPDATE revision SET state = 'superseded', settled_at = ? WHERE name = ? AND state = 'current'"
+    return [giving_up, (sql, (now, draft.name)), inserted, *_in_force(draft.name, number, now)]
 
 
 def success(name: str, number: int, now: float) -> list[Statement]:
@@ -212,11 +213,6 @@ def expiry(before: float) -> list[Statement]:
             (before,),
         ),
     ]
-
-
-def _superseding(name: str, now: float) -> Statement:
-    sql = "UPDATE revision SET state = 'superseded', settled_at = ? WHERE name = ? AND state = 'current'"
-    return (sql, (now, name))
 
 
 def _in_force(name: str, number: int, now: float) -> list[Statement]:

@@ -59,7 +59,6 @@ class Groups:
             raise Conflict(f'cannot {verb} "{name}": the name is taken by a {kind}', name=name)
 
     def _receivers(self) -> Mapping[str, Spec]:
-        """Returns the agents that tasks can be given to, those that a cluster places among them."""
         return {**self._registry.config.placed, **self._specs()}
 
     def load(self, from_file: Mapping[str, Group], entries: Iterable[Entry]) -> None:

@@ -191,17 +191,13 @@ class Membership:
         wanted = {**self._registry.specs(), **new}
         Wanted(wanted, self._groups.by_name, self._registry.config, [*new]).check(self._running.room)
         for spec in specs:
-            self._check_not_leaving(spec)
+            for required in spec.requires:
+                agent = self._agents.get(required)
+                leaving = () if agent is None else agent.supervisors
+                if required in self._registry.going or self._registry.leaving.intersection(leaving):
+                    words = f'cannot add "{spec.name}": it requires "{required}", which is being removed'
+                    raise Conflict(words, name=spec.name)
         return specs
-
-    def _check_not_leaving(self, spec: Spec) -> None:
-        """Refuses a spec that requires an agent which is being removed."""
-        for required in spec.requires:
-            agent = self._agents.get(required)
-            leaving = () if agent is None else agent.supervisors
-            if required in self._registry.going or self._registry.leaving.intersection(leaving):
-                words = f'cannot add "{spec.name}": it requires "{required}", which is being removed'
-                raise Conflict(words, name=spec.name)
 
     def _idle_required(self, specs: Iterable[Spec]) -> Counter[str]:
         names = {name for spec in specs for name in spec.requires if name in self._agents}

@@ -135,7 +135,6 @@ class Loading:
         return found
 
     def _left_out(self, entries: Iterable[Entry]) -> list[str]:
-        """Returns the names in the store whose tables could not be put in force."""
         present = {*self._agents, *self._groups.by_name}
         return [entry.name for entry in entries if entry.name not in present]
 
@@ -222,7 +221,6 @@ class Reload:
         return replace(planned, renewed=await self._read_anew())
 
     def _planned(self, config: Config, ended: tuple[str, ...]) -> Adoption:
-        """Returns what a configuration changes; refuses one that does not fit what there is."""
         specs = self._registry.specs()
         from_file = frozenset(n for n, spec in specs.items() if spec.source not in (STORE, BUILT_IN))
         derived = self._derived(config)
@@ -245,7 +243,6 @@ class Reload:
         return Adoption(replace(planned, rolling=rolling), present, [*derived])
 
     def _record(self, config: Config, planned: Plan, present: Mapping[str, Spec], cause: Cause) -> Recording:
-        """Begins to write the revisions of what is added and changed."""
         drafts: list[Draft] = []
         effects = {**planned.teams, **planned.workflows}
         ended = [n for n in planned.overrides_ended if n in present or n in config.groups]

@@ -207,7 +207,6 @@ class Reader:
             self._expect(_padding(entry.size), "the padding")
 
     def _take(self, size: int) -> bytes:
-        """Returns the next `size` bytes."""
         data = bytearray()
         while len(data) < size and (more := self._read(min(CHUNK, size - len(data)))):
             data += more

@@ -114,7 +114,6 @@ def resigned(source: Path, secret: bytes, target: Path | None = None) -> Built:
 
 
 def _write(path: Path, manifest: Manifest, open_file: Callable[[FileEntry], BinaryIO], signature: bytes) -> int:
-    """Writes an archive, or nothing; returns its size in bytes."""
     handle, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -194,7 +193,6 @@ def _is_text(path: str) -> bool:
 
 
 def _source(root: str, path: str, entry: os.DirEntry[str]) -> Source:
-    """Returns what a package takes of a file, or of the one that a link names."""
     file = entry.path
     if entry.is_symlink():
         file = os.path.realpath(entry.path)

@@ -186,5 +186,4 @@ def split_path(path: str) -> tuple[bytes, bytes] | None:
 
 
 def _shown(path: str) -> str:
-    """Returns a path for a message: printable and short."""
     return ascii(path if len(path) <= 120 else f"{path[:116]} ...")

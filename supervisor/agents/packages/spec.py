@@ -197,7 +197,6 @@ def _need(raw: object) -> Need:
 
 
 def _below(raw: object, rules: Mapping[str, Callable[[object], object]], struct: type[Struct]) -> object:
-    """Decodes a table with some keys."""
     if not is_table(raw):
         raise Refused(f"write a table with {', '.join(rules)}")
     found: dict[str, Any] = {}
@@ -229,8 +228,6 @@ def _needs(raw: object) -> object:
 
 
 class _Keys(Struct, kw_only=True):
-    """Declares the keys of a package.toml that are not an agent's alone."""
-
     name: Annotated[str, _name]
     version: Annotated[str, version_text]
     description: Annotated[str, _text]
@@ -285,7 +282,6 @@ def decode_package(data: bytes) -> PackageSpec:
 
 
 def _check_agent_key(document: Document, key: str, value: object) -> None:
-    """Refuses a key of the agent that is not valid alone."""
     if reason := FORBIDDEN.get((key,)):
         raise document.error((key,), value, reason)
     if key in fields_of(Spec):

@@ -374,7 +374,6 @@ def _same(before: Stored, record: Stored) -> Stored:
 
 
 def _place(path: Path, target: Path) -> None:
-    """Moves a file under its name, once its bytes are on the disk."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fchmod(fd, 0o400)

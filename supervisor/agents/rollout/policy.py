@@ -166,14 +166,10 @@ def decide(view: View) -> tuple[Action, ...]:
 
 def part(slots: Sequence[Slot], share: float) -> tuple[Slot, ...]:
     """Returns the slots that are to be replaced now: a share below 1 leaves at least one former worker, if there are two."""
-    concerned = _concerned(slots)
+    concerned = tuple(s for s in slots if s.former is not Former.GONE or s.new is not New.NONE)
     if share >= 1.0:
         return concerned
     return concerned[: min(max(1, len(concerned) - 1), max(1, math.ceil(share * len(concerned))))]
-
-
-def _concerned(slots: Sequence[Slot]) -> tuple[Slot, ...]:
-    return tuple(s for s in slots if s.former is not Former.GONE or s.new is not New.NONE)
 
 
 def _begun(view: View, chosen: Sequence[Slot]) -> tuple[Action, ...]:

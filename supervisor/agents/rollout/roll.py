@@ -153,7 +153,6 @@ class Roll:
                 return
 
     def _noted(self, view: View) -> View:
-        """Keeps what `status` shows of the change."""
         states = [slot.new for slot in view.slots]
         left = sum(slot.is_pending or slot.former is Former.DRAINING for slot in view.slots)
         left += sum(s.new in (New.COMING, New.SOUND) for s in view.slots)
@@ -329,7 +328,6 @@ class Roll:
         self._end(reason)
 
     def _discard_incoming(self, reason: str) -> None:
-        """Ends the new workers that have no place yet, and the smoke task."""
         if self.trying is not None:
             self.trying.cancel()
         for new in self.agent.incoming.values():

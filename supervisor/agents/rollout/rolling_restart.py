@@ -143,7 +143,6 @@ def _has_failed(supervisor: WorkerSupervisor) -> bool:
 
 
 def _can_end(supervisor: WorkerSupervisor) -> bool:
-    """Returns True if it is neither stopping nor paused by another request."""
     worker = supervisor.worker
     has_plans = (
         supervisor.is_cordoned(Unschedulable.HIBERNATING)
@@ -154,7 +153,6 @@ def _can_end(supervisor: WorkerSupervisor) -> bool:
 
 
 def _is_coming(supervisor: WorkerSupervisor, ended: int) -> bool:
-    """Returns True if a replaced worker is wanted and not up yet."""
     worker = supervisor.worker
     is_up = worker.state in UP and worker.incarnation > ended
     return worker.wanted and not worker.waits and not is_up

@@ -107,16 +107,12 @@ class Rollouts:
             agent.added = added
         handle = self._handles[roll] = Rollout(agent.name, roll.after)
         self._busy.add(agent.name)
-        if self._is_behind(agent, spec):
+        names = {*agent.spec.requires, *spec.requires}
+        if any(name in self._rolls or name in self._waiting for name in names):
             self._waiting[agent.name] = roll
         else:
             self._start(roll)
         return handle
-
-    def _is_behind(self, agent: Agent, spec: Spec) -> bool:
-        """Returns True if an agent that it requires is being changed."""
-        names = {*agent.spec.requires, *spec.requires}
-        return any(name in self._rolls or name in self._waiting for name in names)
 
     def _start(self, roll: Roll) -> None:
         self._rolls[roll.agent.name] = roll
@@ -206,7 +202,6 @@ class Rollouts:
         self._running.replicas.put_in_force(agent, spec)
 
     def _forget(self, name: str) -> None:
-        """Forgets a removed agent."""
         for rolls in (self._rolls, self._waiting):
             roll = rolls.get(name)
             if roll is not None:
@@ -286,7 +281,6 @@ class Rollouts:
             self._look(name)
 
     def _begin_next(self) -> None:
-        """Begins the changes that have waited for those of agents which they require."""
         for name, roll in list(self._waiting.items()):
             others = {*roll.spec.requires, *roll.former.requires} - {name}
             if not any(other in self._rolls or other in self._waiting for other in others):

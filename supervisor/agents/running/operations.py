@@ -234,6 +234,5 @@ def _patience_s(supervisors: Iterable[WorkerSupervisor]) -> float:
 
 
 async def _until_up_after(supervisors: Iterable[WorkerSupervisor], numbers: Mapping[str, int]) -> None:
-    """Waits until each is up, those with a number in a later life than that."""
     for supervisor in supervisors:
         await supervisor.until(is_up_after(numbers.get(supervisor.id, -1)))

@@ -116,7 +116,7 @@ class ToolCache:
         earlier = agent.catalogue
         agent.catalogue = catalogue
         self._keep(agent.spec, catalogue)
-        before, after = (_tool_names(each) for each in (earlier, catalogue))
+        before, after = ({tool.name for tool in each.tools} for each in (earlier, catalogue))
         if before != after and earlier.is_known:
             self._bus.publish(
                 "mcp.tools_changed",
@@ -166,7 +166,3 @@ def _is_same(kept: bytes, catalogue: Catalogue) -> bool:
     except msgspec.DecodeError:
         return False
     return msgspec.structs.replace(before, listed_at=catalogue.listed_at) == catalogue
-
-
-def _tool_names(catalogue: Catalogue) -> set[str]:
-    return {tool.name for tool in catalogue.tools}

@@ -361,5 +361,4 @@ def masked_table(table: Mapping[str, object]) -> dict[str, object]:
 
 
 def _is_missing(supervisor: WorkerSupervisor) -> bool:
-    """Returns True if a job is to run by itself, and has not succeeded yet."""
     return supervisor.spec.autostart and not supervisor.worker.done

@@ -29,8 +29,6 @@ END = "exec.end"
 
 
 class _Output:
-    """Keeps the first part of the output of a command, and counts the rest."""
-
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._kept = {"stdout": bytearray(), "stderr": bytearray()}

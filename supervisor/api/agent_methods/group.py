@@ -43,7 +43,6 @@ class GroupMethods:
         return await self._agents.groups.add(kind, tables, Cause("add", made_by(caller)))
 
     def _free_name(self, kind: str, tenant: str) -> str:
-        """Returns a name of a tenant, "" for the owner, that nothing has."""
         while True:
             name = qualified(generated_name(kind), tenant)
             if name not in self._agents.agents and name not in self._agents.groups.by_name:

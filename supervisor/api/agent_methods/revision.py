@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from corral.supervisor.agents.kept.difference import Difference, differences
+from corral.supervisor.agents.kept.difference import differences
 from corral.supervisor.agents.kept.overrides import in_file_form
 from corral.supervisor.agents.kept.record import Cause, Revision
 from corral.supervisor.agents.kept.revision_rows import MAX_REVISIONS
@@ -51,11 +51,14 @@ class RevisionMethods:
         else:
             before = await self._agents.revisions.find(params.name, params.before)
         table: Mapping[str, object] = {} if before is None else before.table
+        found = differences(table, after.table)
+        shown = differences(masked_table(table), {}), differences(masked_table(after.table), {})
+        one, other = ({each.key: each.before for each in flat} for flat in shown)
         return RevisionDiff(
             name=params.name,
             before=None if before is None else before.number,
             after=after.number,
-            changes=_hidden(differences(table, after.table), table, after.table),
+            changes=[KeyChange(key=each.key, before=one.get(each.key), after=other.get(each.key)) for each in found],
         )
 
     @serve(AGENT_ROLLBACK)
@@ -105,7 +108,6 @@ class RevisionMethods:
         return good[chosen]
 
     async def _chosen(self, name: str, number: int | None) -> Revision:
-        """Returns the revision of a number, or the newest that is, or was last, in force."""
         revisions = self._agents.revisions
         if number is None:
             number = revisions.head(name).current
@@ -122,13 +124,6 @@ def _is_same(version: str, asked: str) -> bool:
         return Version(version) == Version(asked)
     except InvalidVersion:
         return False
-
-
-def _hidden(found: list[Difference], before: Mapping[str, object], after: Mapping[str, object]) -> list[KeyChange]:
-    """Returns differences as they may be shown: compared as they are, with the values of the masked tables."""
-    shown = differences(masked_table(before), {}), differences(masked_table(after), {})
-    one, other = ({each.key: each.before for each in flat} for flat in shown)
-    return [KeyChange(key=each.key, before=one.get(each.key), after=other.get(each.key)) for each in found]
 
 
 def _shape(found: Revision) -> shapes.Revision:

@@ -147,7 +147,8 @@ class SecretMethods:
 
     @serve(SECRET_SET)
     async def _set(self, params: SecretSetParams, _caller: Caller) -> SecretUse:
-        self._check_tenant(params.name)
+        if tenant := tenant_of(params.name):
+            self._tenants.of(tenant)
         await asyncio.to_thread(
             self._store().set,
             params.name,
@@ -202,23 +203,16 @@ class SecretMethods:
                     found.append(supervisor.id)
         return found
 
-    def _check_tenant(self, name: str) -> None:
-        """Refuses the name of a secret of a tenant that is not there."""
-        if tenant := tenant_of(name):
-            self._tenants.of(tenant)
-
     def _store(self) -> SecretStore:
         store = self._secrets.store
         assert store is not None, "a daemon has a state folder"
         return store
 
     def _users(self, name: str) -> list[str]:
-        """Returns the agents and servers whose specification names a secret, sorted."""
         return sorted(agent.spec.name for agent in self._agents.agents.values() if name in _named_by(agent))
 
 
 def _named_by(agent: Agent) -> set[str]:
-    """Returns the full names of the secrets that the specification of an agent names: a tenant's are its own."""
     tenant = tenant_of(agent.spec.name)
     return {qualified(name, tenant) for name in referred(agent.spec.expandable)}
 
@@ -283,7 +277,6 @@ def _is_of(record: Record, tenant: str) -> bool:
 
 
 def _is_about(record: Record, name: str) -> bool:
-    """Returns whether a record is about an agent or a worker, or one of its actions."""
     who = codec.as_object(record.get("who")) or {}
     words = [*(codec.as_array(record.get("names")) or ()), record.get("server")]
     words += [who.get("agent"), who.get("worker")]

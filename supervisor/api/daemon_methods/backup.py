@@ -107,8 +107,6 @@ def _config_files(config: Path | None, secrets_file: str | None, secrets: bool) 
 
 
 class _Added:
-    """Remembers what an import has added, so that one that is refused leaves nothing."""
-
     def __init__(self, agents: Agents, schedules: ScheduleTable) -> None:
         self.names: list[str] = []
         self.schedules: list[str] = []
@@ -135,7 +133,7 @@ class TransferMethods:
         agents, groups = self._agents.agents, self._agents.groups.by_name
         schedules = self._schedules.list()
         wanted = self._wanted(params, schedules)
-        chosen = [each for each in schedules if wanted is None or _users(each) & wanted]
+        chosen = [each for each in schedules if wanted is None or {each.name, each.task.agent} & wanted]
         jobs = {each.name for each in chosen if each.command is not None}
         specs = [each.spec for each in agents.values()]
         found = export(
@@ -148,7 +146,6 @@ class TransferMethods:
         return Exported(toml=found.toml, names=found.names, secrets=found.secrets, hidden=found.hidden)
 
     def _wanted(self, params: ExportParams, schedules: Sequence[ScheduleRecord]) -> set[str] | None:
-        """Returns the names that the params choose; None for all."""
         if params.names is None and params.selector is None:
             return None
         extra = [each.name for each in schedules]
@@ -180,7 +177,10 @@ class TransferMethods:
                     await self._agents.groups.add(kind, expanded_tables, cause)
                     added.names += tables
             for each in schedules.values():
-                record = await self._schedules.add(_schedule_params(each), command=list(each.command) or None)
+                record = await self._schedules.add(
+                    ScheduleParams(every_s=each.every, **copied(each, "task name cron timezone catch_up overlap at")),
+                    command=list(each.command) or None,
+                )
                 added.schedules.append(record.name)
         except BaseException:
             await asyncio.shield(added.undo())
@@ -197,7 +197,6 @@ class TransferMethods:
         )
 
     async def _start(self, names: Sequence[str], *, wait: bool) -> dict[str, CorralError]:
-        """Starts agents; returns by name why some did not come up."""
         failures: dict[str, CorralError] = {}
 
         async def start(name: str) -> None:
@@ -242,15 +241,9 @@ def _file_tables(config: Config, users: Sequence[Spec] | None) -> FileTables:
     )
 
 
-def _users(schedule: ScheduleRecord) -> set[str | None]:
-    """Returns the names by which a schedule is chosen: its own, and that of what runs its tasks."""
-    return {schedule.name, schedule.task.agent}
-
-
 def _expanded(
     params: ImportParams, section: str, tables: Mapping[str, Mapping[str, object]]
 ) -> dict[str, dict[str, object]]:
-    """Returns tables with their variables replaced, if the call has values of variables."""
     if params.environment is None:
         return {name: dict(table) for name, table in tables.items()}
     document = Document(STORE, "", params.directory or "/")
@@ -275,7 +268,3 @@ def _read_schedules(params: ImportParams) -> tuple[dict[str, Schedule], list[Add
     document.check()
     directory = params.directory or "/"
     return found, [Addition(n, "agent", table, directory) for n, table in commands_of(tables).items()]
-
-
-def _schedule_params(schedule: Schedule) -> ScheduleParams:
-    return ScheduleParams(every_s=schedule.every, **copied(schedule, "task name cron timezone catch_up overlap at"))

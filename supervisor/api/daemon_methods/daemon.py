@@ -189,7 +189,6 @@ class StatusMethods:
         return Done()
 
     def _chosen(self, params: StatusParams | StatisticsParams) -> list[str] | None:
-        """Returns the names that the params choose; None for all."""
         if params.names is None and params.selector is None:
             return None
         return self._agents.registry.chosen(params.names or [], params.selector, groups=True)

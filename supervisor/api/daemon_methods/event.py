@@ -71,7 +71,13 @@ class EventFollower:
                 if batch[0].type == SKIPPED:
                     await self._catch_up(position, batch[0], batch[1].seq - 1)
                     del batch[0]
-                await self._send_live(batch)
+                page = Page(0)
+                for event in batch:
+                    if page.records and page.size_bytes + event.size_bytes > PAGE_BYTES:
+                        await self._send(page.records)
+                        page = Page(0)
+                    page.add(event.record(), event.size_bytes)
+                await self._send(page.records)
                 position = batch[-1].seq
 
     async def _catch_up(self, position: int, skip: Event, until: int) -> None:
@@ -90,15 +96,6 @@ class EventFollower:
             sent += 0 if page.is_notice else len(page.records)
             await self._send(page.records)
         return sent
-
-    async def _send_live(self, batch: Sequence[Event]) -> None:
-        page = Page(0)
-        for event in batch:
-            if page.records and page.size_bytes + event.size_bytes > PAGE_BYTES:
-                await self._send(page.records)
-                page = Page(0)
-            page.add(event.record(), event.size_bytes)
-        await self._send(page.records)
 
     async def _send(self, records: list[dict[str, object]]) -> None:
         self._caller.notify("event", {"events": records})
@@ -172,7 +169,6 @@ def _wanted(params: EventParams, caller: Caller) -> EventFilter:
 
 
 def _number(key: str, value: int | str | None) -> int | None:
-    """Returns the number of an event of this daemon."""
     if isinstance(value, str):
         text = f"cannot use {key} = {value}: numbers of several nodes are for the events of a cluster"
         raise InvalidParams(text, key=key, value=value)

@@ -184,7 +184,6 @@ class TenantMethods:
         return TenantSwitched(tenant=self._record(tenant), workers=sorted(each.id for each in chosen))
 
     def _supervisors_of(self, name: str) -> list[WorkerSupervisor]:
-        """Returns the supervisors of all agents and servers of a tenant."""
         return [
             supervisor
             for agent in self._agents.agents.values()
@@ -193,7 +192,6 @@ class TenantMethods:
         ]
 
     def _decoded(self, name: str, table: Mapping[str, object]) -> Tenant:
-        """Returns a tenant from its table."""
         config = self._agents.config
         tenant = decode_tenant(name, table, config.tiers)
         check_pool(Document(STORE, ""), ("tenants", name, "pool"), tenant.pool, config.pools, name)
@@ -211,7 +209,6 @@ class TenantMethods:
             raise Conflict(f'cannot add tenant "{name}": {words}', name=name, keys=keys)
 
     def _reset(self, name: str) -> list[str]:
-        """Starts the wanted agents of a tenant again that have given up; returns their names."""
         found = [
             supervisor
             for supervisor in self._supervisors_of(name)
@@ -285,7 +282,6 @@ class RemovalMethods:
         return TenantRemoved(removed=[name], erased=erased)
 
     def _check(self, name: str) -> None:
-        """Refuses a tenant that is not there, or that the file has."""
         tenants, config = self._tenants, self._agents.config
         if tenants.find(name) is None and name not in tenants.kept_names():
             tenants.of(name)

@@ -79,8 +79,6 @@ class Snapshot(Struct, frozen=True):
 
 
 class _Subject:
-    """Holds what the collector knows of one subject."""
-
     __slots__ = ("count", "level", "mark", "recent", "written")
 
     def __init__(self, level: Step) -> None:
@@ -144,7 +142,10 @@ class Collector:
 
     async def run(self) -> None:
         """Collects until it is cancelled."""
-        await self._take_up()
+        with contextlib.suppress(CorralError):
+            rows = self.roll_up.seed(*await self.table.unfinished())
+            if rows:
+                await self.table.write(rows)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._measure_storage())
             while True:
@@ -351,13 +352,6 @@ class Collector:
         found = (self._statistics.find(name) for name in self._agents.agents)
         return [count for count in found if count is not None]
 
-    async def _take_up(self) -> None:
-        """Takes up the minute and the hour that an earlier daemon left."""
-        with contextlib.suppress(CorralError):
-            rows = self.roll_up.seed(*await self.table.unfinished())
-            if rows:
-                await self.table.write(rows)
-
     async def _measure_storage(self) -> None:
         while True:
             if self.is_enabled:
@@ -394,12 +388,10 @@ def _counted(count: Count) -> Step:
 
 
 def _counters(count: Count) -> tuple[float, ...]:
-    """Returns the figures of which one changes with whatever is counted."""
     incidents = count.restarts + count.failed_checks + count.limit_hits + count.hung
     return (count.ended, count.tool_calls, count.tokens, count.cost_cents, incidents, count.cpu_s)
 
 
 def _together(sums: Step, level: Step) -> Step:
-    """Returns the sums of the gauges and the processor time of several subjects."""
     keys = ("cpu_ms", "up", "processes", "memory_bytes", "open_files")
     return Step(**{key: getattr(sums, key) + getattr(level, key) for key in keys})

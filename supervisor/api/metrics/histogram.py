@@ -61,5 +61,4 @@ def quantile_ms(buckets: Mapping[int, int], percent: float) -> float | None:
 
 
 def _middle_ms(bucket: int) -> float:
-    """Returns the geometric middle of a bucket."""
     return LEAST_MS * 2.0 ** ((bucket - 0.5) / PER_DOUBLING) if bucket else LEAST_MS / 2

@@ -35,7 +35,6 @@ def storage_bytes(state_dir: Path) -> dict[str, int]:
 
 
 def _bytes_of(path: str) -> int:
-    """Returns the bytes on disk of a file, or of all files below a folder; 0 of one that is gone."""
     found, left = 0, [path]
     looks = 0
     while left and looks < ENTRIES_MAX:

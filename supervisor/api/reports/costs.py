@@ -99,7 +99,6 @@ class CostSums:
         self._gathered.flush()
 
     def _taken(self) -> list[Statement]:
-        """Returns what writes the sums so far, which begin anew."""
         sums, self._sums = self._sums, {}
         return [(INTO, (*key, *values)) for key, values in sums.items()]
 
@@ -152,7 +151,6 @@ class CostSums:
         await self._store.write((FOLD, (limit,)), (FOLDED, (limit,)), ("DELETE FROM cost WHERE hour < ?", (gone,)))
 
     def _detail_from(self) -> int:
-        """Returns the first hour of the first day that is not folded."""
         hour = int(self._clock() - DETAIL_S) // HOUR_S
         return hour - hour % DAY_H
 

@@ -156,7 +156,6 @@ def _line_stamp(at_ns: int) -> str:
 
 
 def _after(at: str) -> str:
-    """Returns the next millisecond, as what all times before it are less than."""
     later = datetime.fromisoformat(at) + _STEP
     return later.isoformat(timespec="milliseconds")[: len("2026-01-01T00:00:00.000")]
 

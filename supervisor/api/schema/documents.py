@@ -31,7 +31,6 @@ def schema_of(document: Document) -> Schema:
 
 
 def _sections() -> dict[str, Schema]:
-    """Returns the sections as an agent may override them."""
     return {name: table(struct, DAEMON_WIDE[name]) for name, struct in SECTIONS.items()}
 
 
@@ -53,7 +52,6 @@ def _server() -> Schema:
 
 
 def _template() -> Schema:
-    """Returns the schema of a template: keys of agents and servers, and the parameters that it declares."""
     found = table(Spec)
     found["properties"] |= _sections() | {
         "template": {"type": "string", "description": "the template that it begins with"},
@@ -74,7 +72,6 @@ def _schedule() -> Schema:
 
 
 def _named(schema: Schema) -> Schema:
-    """Returns the schema of a table of named tables."""
     return {"type": "object", "additionalProperties": schema}
 
 
@@ -131,7 +128,6 @@ def _task() -> Schema:
 
 
 def _any_value(kind: type) -> Schema:
-    """Returns the schema of `object` in a Struct, which stands for any JSON value."""
     assert kind is object, f"{kind} has a schema of its own"
     return {"description": "any JSON value"}  # an empty schema counts as none
 

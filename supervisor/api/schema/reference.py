@@ -50,7 +50,6 @@ def with_tables(page: str) -> str:
 
 
 def _rows(struct: type[Struct]) -> list[str]:
-    """Returns the table of the keys of a Struct; whose a key is, where agents and servers share the table."""
     keys, sentences = fields_of(struct), sentences_of(struct)
     is_shared = any(field.key.of for field in keys.values())
     heads = ["key", "default", "unit", "meaning", *(["of"] if is_shared else []), "change"]
@@ -62,7 +61,6 @@ def _rows(struct: type[Struct]) -> list[str]:
 
 
 def _default(field: Field) -> str:
-    """Returns the default as a file has it."""
     value = field.default
     if field.key.default or value is NODEFAULT:
         return field.key.default or "has to be written"

@@ -196,7 +196,6 @@ class AgentScope:
         return asked
 
     def _without_others(self, rule: Rule | None, found: object) -> object:
-        """Returns a result without entries that are out of scope."""
         if rule is None or not (rule.lists or rule.tenants):
             return found
         value = codec.as_object(msgspec.to_builtins(found)) or {}
@@ -250,7 +249,6 @@ class AgentScope:
         }
 
     def _is_known(self, name: str) -> bool:
-        """Returns whether an agent, a group, or the agent of a worker is in scope."""
         registry = self._registry
         if name not in registry.agents and name not in registry.groups:
             supervisor = registry.supervisor(name)

@@ -115,7 +115,6 @@ class StatusCache:
         return msgspec.Raw(b"".join((*listed, SERVERS[:-1], *listed_pieces["mcp"], b"]", tail)))
 
     def _renew(self, entry: _Entry, agent: Agent) -> None:
-        """Encodes the changed parts of an entry anew."""
         spec = agent.spec
         has_others = entry.supervisors != agent.supervisors
         if has_others:
@@ -174,7 +173,6 @@ def _is_up(supervisor: WorkerSupervisor) -> bool:
 
 
 def _changes_by_itself(supervisor: WorkerSupervisor) -> bool:
-    """Returns whether a part of its status changes without a notification."""
     worker = supervisor.worker
     spec = worker.spec
     waits = worker.state is State.INITIAL and worker.deadline is not None
@@ -302,7 +300,6 @@ class _Reader:
         }
 
     def _due(self) -> dict[str, list[WorkerSupervisor]]:
-        """Returns names that something has happened to, with their changed workers, and forgets them."""
         names = list(islice(self._names, MOST_WORKERS))
         workers = list(islice(self._workers, MOST_WORKERS))
         due: dict[str, list[WorkerSupervisor]] = {name: [] for name in names}

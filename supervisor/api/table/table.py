@@ -98,18 +98,15 @@ class Admission:
     async def check_change(self, method: AnyMethod, caller: Caller) -> None:
         """Refuses a change beyond the rate of its caller, and one that needs a record while none can be stored."""
         if method.name not in UNLIMITED:
-            self._check_rate(method, caller)
+            limit = self._in_force.config.daemon.max_changes_per_minute
+            token = caller.who.get("token")  # an HTTP client chooses its other name itself
+            name = refusal_key(caller.who) if token is None else f"token {token}"
+            wait_s = self._rate.take(name, limit, self._loop.time())
+            if wait_s:
+                words = f'cannot call "{method.name}": {caller.name} has made {limit} changes within a minute'
+                raise Overloaded(words, limit="max_changes_per_minute", value=limit, retry_after_s=round(wait_s, 3))
         if method.access.recorded == "or-refused":
             await self._audit.require(f'call "{method.name}"')
-
-    def _check_rate(self, method: AnyMethod, caller: Caller) -> None:
-        limit = self._in_force.config.daemon.max_changes_per_minute
-        token = caller.who.get("token")  # an HTTP client chooses its other name itself
-        name = refusal_key(caller.who) if token is None else f"token {token}"
-        wait_s = self._rate.take(name, limit, self._loop.time())
-        if wait_s:
-            words = f'cannot call "{method.name}": {caller.name} has made {limit} changes within a minute'
-            raise Overloaded(words, limit="max_changes_per_minute", value=limit, retry_after_s=round(wait_s, 3))
 
 
 NAMES_KEPT = 50
@@ -222,7 +219,6 @@ class Change:
 
 
 def _record_of(name: str, params: Mapping[str, object], who: Mapping[str, object]) -> dict[str, object]:
-    """Returns what the record of a call says of the call itself."""
     return {"action": name, "who": dict(who), "names": names_of(params), "params": bounded(open_params(name, params))}
 
 

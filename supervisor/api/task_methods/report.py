@@ -150,6 +150,5 @@ def _send(caller: Caller, entries: Sequence[TaskLogEntry]) -> None:
 
 
 def _messages(entries: Sequence[TaskLogEntry]) -> Iterator[Sequence[TaskLogEntry]]:
-    """Yields entries in messages that are not long."""
     for place in range(0, len(entries), ENTRIES_AT_ONCE):
         yield entries[place : place + ENTRIES_AT_ONCE]

@@ -321,7 +321,6 @@ def _standing(task: Task) -> dict[str, object]:
 
 
 def _in_short(task: Task) -> TaskInShort:
-    """Returns a record without the fields that may be long."""
     short = replace(
         task, objective=task.objective[:SHORT_CHARS], error=None if task.error is None else _error_in_short(task.error)
     )

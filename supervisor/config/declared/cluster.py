@@ -177,7 +177,6 @@ def node_name(settings: ClusterSettings, host: str) -> str:
 
 
 def _why_refused(engine: EngineKind, url: str) -> str:
-    """Returns why an address is none of this engine, "" where it is one."""
     schemes = SCHEMES[engine]
     example = f'write "{next(iter(schemes))}://HOST:PORT"'
     try:

@@ -101,8 +101,6 @@ def holds(text: str, names: Mapping[str, object]) -> bool:
 
 
 class _Rendering:
-    """Renders one template within MAX_BYTES."""
-
     def __init__(self, names: Mapping[str, object]) -> None:
         self._names = names
         self._room = MAX_BYTES
@@ -137,7 +135,6 @@ class _Rendering:
 
 
 def _encoded(value: object) -> bytes:
-    """Encodes a value as JSON."""
     try:
         return codec.encode_with_margin(value)
     except ValueError as error:

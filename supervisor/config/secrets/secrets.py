@@ -212,7 +212,6 @@ def referred(values: Iterable[str]) -> set[str]:
 
 
 def _why(error: Exception) -> str:
-    """Returns the reason of a failed read, without what was read."""
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
     return str(error)
@@ -235,7 +234,6 @@ def _filled(value: str, secrets: Mapping[str, str]) -> str:
 
 
 def _names(value: str, here: _Place) -> Iterator[str]:
-    """Yields the names of the secrets in a value."""
     for match in REFERENCE.finditer(value):
         yield match[1]
     if BEGINNING in REFERENCE.sub("\0", value):

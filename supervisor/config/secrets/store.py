@@ -128,7 +128,6 @@ class SecretStore:
 
 
 def _problem(value: str) -> str:
-    """Returns why a text cannot be a secret; empty if it can."""
     if not value:
         return "it is empty"
     if "\0" in value:

@@ -86,14 +86,12 @@ def _check_value(name: str, path: str, key: str, value: object, folder: str) -> 
 
 
 def _is_below(path: str, folder: str) -> bool:
-    """Returns whether a path, which may be relative to `folder`, lies in it."""
     folder = normpath(folder)
     path = normpath(join(folder, path))
     return path == folder or path.startswith(f"{folder}/")
 
 
 def _check_variables(name: str, path: str, value: object) -> None:
-    """Refuses a variable of the environment in any text."""
     if isinstance(value, str):
         if _VARIABLE.search(value.replace("$$", "")):
             raise _refused(name, path, value, "variables of the daemon are not for tenants")

@@ -159,7 +159,6 @@ def _pending(old: Config, new: Config) -> tuple[str, ...]:
 
 
 def _daemon_wide(config: Config) -> dict[str, object]:
-    """Returns the daemon-wide keys, by their full names."""
     tables: dict[str, Struct | None] = {name: getattr(config, name) for name in (*DAEMON_TABLES, "cluster")}
     tables |= {name: getattr(config.defaults, name) for name in SECTIONS}
     values: dict[str, object] = {

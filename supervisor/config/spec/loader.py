@@ -148,7 +148,6 @@ def _decode(document: Document, top: Mapping[str, object], variables: Variables)
 
 
 def _cluster(document: Document, top: Mapping[str, object]) -> ClusterSettings | None:
-    """Returns `[cluster]`; None where there is no such table, or it is refused."""
     if "cluster" not in top:
         return None
     with document.collecting():
@@ -451,7 +450,6 @@ def _check_name(document: Document, path: KeyPath, name: str) -> None:
 
 
 def _check_worker_ids(document: Document, agents: Mapping[str, Spec], groups: Mapping[str, Group]) -> None:
-    """Notes names that are also ids of workers."""
     workers = {name: each.instances.minimum + each.spares for name, each in agents.items()}
     for name, agent in shared_ids(workers, [*agents, *groups]):
         if name in agents:

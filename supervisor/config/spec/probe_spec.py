@@ -198,21 +198,17 @@ def checks(raw: object) -> tuple[Check, ...]:
         raise Refused(f"write at most {CHECKS_MAX} checks")
     found: dict[str, Check] = {}
     for table in tables:
-        check = _check(table)
+        way, target, rest = _asked(table, _HEALTH_WAYS, CHECK_KEYS, 'health = { tcp = "127.0.0.1:80" }')
+        if way == "mcp":
+            for key in _NOT_OF_MCP:
+                if key in rest:
+                    raise RefusedKey(key, rest[key], "a server that does not answer is always replaced: leave it out")
+        rest.setdefault("name", way)
+        check = Check(way=way, target=target, **rest)
         if check.name in found:
             raise RefusedKey("name", check.name, "two checks have this name: give each its own")
         found[check.name] = check
     return tuple(found.values())
-
-
-def _check(raw: object) -> Check:
-    way, target, rest = _asked(raw, _HEALTH_WAYS, CHECK_KEYS, 'health = { tcp = "127.0.0.1:80" }')
-    if way == "mcp":
-        for key in _NOT_OF_MCP:
-            if key in rest:
-                raise RefusedKey(key, rest[key], "a server that does not answer is always replaced: leave it out")
-    rest.setdefault("name", way)
-    return Check(way=way, target=target, **rest)
 
 
 @accepts("table", lambda: _schema(_READY_WAYS, Readiness))

@@ -87,7 +87,6 @@ def of_same_tenant(document: Document, path: KeyPath, table: _N) -> _N:
 
 
 def _references(table: Spec | Group | Schedule) -> list[tuple[KeyPath, Collection[str]]]:
-    """Returns the names that a table refers to, by key."""
     if isinstance(table, Spec):
         pool = [] if table.memory.pool is None else [table.memory.pool]
         return [(("requires",), table.requires), (("stores",), table.stores), (("memory", "pool"), pool)]
@@ -189,7 +188,6 @@ def _members(group: Group) -> list[tuple[KeyPath, str]]:
 
 
 def _why_no_member(name: str, groups: Mapping[str, Group], agents: Mapping[str, Spec]) -> str | None:
-    """Returns the reason why no task can be given to that name; None where one can."""
     if name in groups:
         return None
     if name not in agents:
@@ -240,7 +238,7 @@ def address_mistakes(
     if daemon.http is not None:
         taken[place_of(daemon.http)] = "daemon.http"
     for each in served:
-        path = _table_of(each)
+        path = path_of(each) if isinstance(each, Spec) else (f"{kind_of_group(each)}s", each.name)
         on = document or Document(each.source, "")
         if isinstance(each, Spec):
             key = dotted((*path, "listen"))
@@ -261,10 +259,6 @@ def address_mistakes(
         if other != key:
             reason = f"{other} has this address: two cannot listen at one"
             yield on.error((*path, "http"), each.http, reason, part=None, other=other)
-
-
-def _table_of(each: Spec | Group) -> KeyPath:
-    return path_of(each) if isinstance(each, Spec) else (f"{kind_of_group(each)}s", each.name)
 
 
 def tool_warnings(config: Config) -> list[str]:

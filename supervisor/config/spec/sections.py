@@ -93,7 +93,6 @@ def _check_network(document: Document, path: KeyPath, table: Mapping[str, object
 
 
 def _check_image(document: Document, path: KeyPath, table: Mapping[str, object], section: Process) -> None:
-    """Refuses a container without an image, and keys of containers elsewhere."""
     if section.isolation == "container":
         if not section.image and "isolation" in table:
             raise document.error((*path, "isolation"), "container", 'it needs "image"')

@@ -254,7 +254,6 @@ class _Reading:
         }
 
     def _include(self, part: Part, raw: object, top: dict[str, object], chain: list[str]) -> None:
-        """Merges the files that `part` includes into `top`."""
         document = self._document
         with document.collecting():
             patterns = self._expanded(part, {"include": raw})["include"]
@@ -265,7 +264,6 @@ class _Reading:
                         self._read(part, path, top, chain)
 
     def _found(self, part: Part, pattern: str) -> list[str]:
-        """Returns the files of a pattern, in order; of a plain path that file."""
         whole = os.path.join(part.directory, pattern)
         if not glob.has_magic(pattern):
             return [whole]
@@ -298,7 +296,6 @@ class _Reading:
         self._include(part, raw.get("include", []), top, [*chain, path])
 
     def _merge(self, part: Part, own: Mapping[str, object], top: dict[str, object]) -> None:
-        """Enters the named tables of an included file."""
         document = self._document
         rest: dict[str, object] = dict(own)
         mcp = rest.pop("mcp", None)

@@ -73,7 +73,6 @@ def _decode(
     found: dict[str, Template],
     chain: tuple[str, ...],
 ) -> None:
-    """Enters a template into `found`, after the one that it begins with."""
     if name in found:
         return
     path = ("templates", name)
@@ -190,7 +189,11 @@ class _Compiling:
             if match[0] == "$$":
                 literal += "$$"
                 continue
-            self._check(path, match)
+            name = match[1]
+            if not match[0].endswith("}"):
+                raise self._document.error(path, match[0], "this is no reference to a parameter: write ${param.NAME}")
+            if name not in self._params:
+                raise self._document.error(path, match[0], _unknown(name, self._params, "parameter"))
             parts += [self._plain(path, literal), Reference(match[1])]
             literal = ""
         last = literal + raw[end:]
@@ -201,13 +204,6 @@ class _Compiling:
 
     def _plain(self, path: KeyPath, literal: str) -> str:
         return str(expanded(self._document, path, literal, self._variables))
-
-    def _check(self, path: KeyPath, match: re.Match[str]) -> None:
-        name = match[1]
-        if not match[0].endswith("}"):
-            raise self._document.error(path, match[0], "this is no reference to a parameter: write ${param.NAME}")
-        if name not in self._params:
-            raise self._document.error(path, match[0], _unknown(name, self._params, "parameter"))
 
 
 def _unknown(name: str, known: Iterable[str], noun: str) -> str:
@@ -242,7 +238,6 @@ def _check_value(
 
 
 def _refers(value: object) -> bool:
-    """Returns whether a parameter stands somewhere in a value."""
     if is_table(value):
         return any(map(_refers, value.values()))
     return any(map(_refers, value)) if is_list(value) else isinstance(value, Text)
@@ -332,7 +327,6 @@ def _kept(key: str, value: object, *, is_file: bool) -> object:
 
 
 def _params(document: Document, path: KeyPath, raw: object, template: Template) -> dict[str, object]:
-    """Returns the parameters that an agent gives, checked; mistakes are noted."""
     here = (*path, "params")
     given = document.decode_key(here, raw, _KEYS)
     typed = as_value(raw)
@@ -362,7 +356,6 @@ def _params(document: Document, path: KeyPath, raw: object, template: Template) 
 
 
 def _fault(schema: Mapping[str, object], value: object) -> str:
-    """Returns why a value does not fit a schema; empty if it does."""
     try:
         faults = Schema(schema).faults(value)
     except CorralError as error:

@@ -111,7 +111,6 @@ def wanted_workers(agent: Agent) -> frozenset[str]:
 
 
 def _ended(agent: Agent, worker: Worker) -> Down:
-    """Returns why an agent is down whose wanted worker has ended for good."""
     last = worker.last_exit
     if last is None:  # a start that the state machine has answered before any life
         return Down(agent.name, "no worker of it is up", f"corral start {agent.name}")
@@ -128,7 +127,6 @@ def _ended(agent: Agent, worker: Worker) -> Down:
 
 
 def _blocked(agent: Agent, agents: Mapping[str, Agent]) -> Down | None:
-    """Returns why an agent never starts that waits for others: one of those has given up."""
     for name in agent.spec.requires:
         required = agents.get(name)
         for supervisor in () if required is None else required.supervisors:

@@ -154,7 +154,6 @@ def bounded(error: Error, limit_bytes: int) -> Error:
 
 
 def _size(value: object) -> float:
-    """Returns the bytes of a value as JSON; infinity for one that no record could hold."""
     try:
         return len(codec.encode_with_margin(value))
     except ValueError:

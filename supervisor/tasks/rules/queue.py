@@ -238,20 +238,16 @@ class TaskQueue:
     def _offer(self, waiting: Waiting) -> None:
         heap = self._common
         if waiting.sticky is not None:
-            heap = self._heaps.setdefault(self._sticky_worker(waiting.sticky), [])
+            worker = self._worker_of.get(waiting.sticky)
+            if worker is None:
+                if len(self._worker_of) >= KEYS_KEPT:
+                    self._worker_of.clear()
+                worker = self._worker_of[waiting.sticky] = preferred(waiting.sticky, self._workers) or ""
+            heap = self._heaps.setdefault(worker, [])
         heapq.heappush(heap, waiting.place)
         if len(heap) > 2 * len(self.waiting) + SLACK:
             heap[:] = {place for place in heap if self._is_current(place)}
             heapq.heapify(heap)
-
-    def _sticky_worker(self, sticky: str) -> str:
-        """Returns the worker that a key sticks to; "" while none is wanted."""
-        worker = self._worker_of.get(sticky)
-        if worker is None:
-            if len(self._worker_of) >= KEYS_KEPT:
-                self._worker_of.clear()
-            worker = self._worker_of[sticky] = preferred(sticky, self._workers) or ""
-        return worker
 
     def _place_sticky(self, wanted: frozenset[str]) -> None:
         """Moves the tasks of workers that are gone to others, and some of the tasks to workers that came."""
@@ -272,7 +268,6 @@ class TaskQueue:
         return None
 
     def _is_current(self, place: Place) -> bool:
-        """Returns True if a place is that of a task that still waits, and may go on."""
         return self._is_waiting(place) and self._is_offered(self.waiting[place[2]])
 
     def _is_waiting(self, place: Place) -> bool:

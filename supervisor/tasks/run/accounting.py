@@ -100,7 +100,6 @@ class Accounting:
         await self._measured.recover(ended)
 
     def _ended(self, entry: Entry) -> None:
-        """Notes that a task has ended; its record has what it has used."""
         task = entry.task
         if task.id in self._saved or task.id in self._unsaved:
             self._save_soon(task.id)

@@ -102,7 +102,12 @@ class Admission:
         if params.output_format is not None:
             check_format(params.output_format)
         if kind == "job":
-            self._check_job(params)
+            agent = self._registry.of(params.agent or "")
+            for key in NOT_OF_JOBS:
+                if getattr(params, key):
+                    text = f'cannot run job "{agent.name}" with {key}: its command is not given any'
+                    raise InvalidParams(text, key=key, agent=agent.name)
+            self._check_room(agent)
         return params, kind, self._routing.candidates(params, tenant) if kind == "task" else []
 
     def kind(self, name: str | None) -> TaskKind:
@@ -121,15 +126,6 @@ class Admission:
         agent = self._routing.choose(able, params)
         self._check_room(agent)
         return agent.name
-
-    def _check_job(self, params: TaskParams) -> None:
-        """Returns if a task of a job can be accepted."""
-        agent = self._registry.of(params.agent or "")
-        for key in NOT_OF_JOBS:
-            if getattr(params, key):
-                text = f'cannot run job "{agent.name}" with {key}: its command is not given any'
-                raise InvalidParams(text, key=key, agent=agent.name)
-        self._check_room(agent)
 
     def check_input(self, name: str, value: object) -> None:
         """Returns if an input matches the `input_schema` of its agent, team or workflow, or there is none."""
@@ -216,7 +212,6 @@ class Admission:
             )
 
     def _note_end(self, entry: Entry) -> None:
-        """Counts an end into the rate of the agent's queue."""
         self._ends.append((self._loop.time(), entry.task.agent))
 
     def _retry_after_s(self, limit: int, agent: str | None) -> float:
@@ -250,17 +245,23 @@ class Admission:
             schedule=origin.schedule,
             retry_of=origin.retry_of,
             retried_from=origin.retried_from,
-            traceparent=valid(params.traceparent or self._above(parent)),
+            traceparent=valid(
+                params.traceparent or (self._tracing.of_root() if parent is None else self._tracing.of_attempt(parent))
+            ),
         )
         size = words_bytes(task)
-        _check_size(name, size, agent)
+        output = MAX_MESSAGE_BYTES // 2
+        if agent is not None:
+            output = min(agent.spec.resources.max_output_size_bytes, output)
+        limit = MAX_MESSAGE_BYTES - RECORD_MARGIN_BYTES - output
+        if size > limit:
+            words = (
+                f'cannot take a task for "{name}": {size} bytes of objective, input and context are more than {limit}'
+            )
+            raise ResourceLimitExceeded(words, limit="message", value=size)
         self._check_totals(size, tenant_of(name))
         since = self._loop.time() - (now - created)
         return Entry(task, created, self._rules.limits(task), since, size_bytes=size, due=params.at)
-
-    def _above(self, parent: Task | None) -> str | None:
-        """Returns the traceparent of a task whose caller gave none."""
-        return self._tracing.of_root() if parent is None else self._tracing.of_attempt(parent)
 
 
 def job_of(spec: Spec, params: TaskParams) -> TaskParams:
@@ -291,19 +292,7 @@ def retry_after_s(places: int, ends: int, window_s: float) -> float:
     return min(max(round(places * window_s / max(ends, 1), 1), 1.0), RATE_S)
 
 
-def _check_size(name: str, size: int, agent: Agent | None) -> None:
-    """Refuses a record that, together with its output, would be too long for a message."""
-    output = MAX_MESSAGE_BYTES // 2
-    if agent is not None:
-        output = min(agent.spec.resources.max_output_size_bytes, output)
-    limit = MAX_MESSAGE_BYTES - RECORD_MARGIN_BYTES - output
-    if size > limit:
-        words = f'cannot take a task for "{name}": {size} bytes of objective, input and context are more than {limit}'
-        raise ResourceLimitExceeded(words, limit="message", value=size)
-
-
 def _deadline(params: TaskParams, now: float) -> str | None:
-    """Returns when a task has to have ended: so long after it came, or after its start time."""
     if params.deadline_s is None:
         return None
     return rfc3339(max(now, params.at or now) + params.deadline_s)

@@ -291,12 +291,10 @@ class Attempt:
         return worker.paused_at is not None and worker.incarnation == self._incarnation
 
     def _still_s(self, now: float) -> float:
-        """Returns the seconds up to `now` in which the clocks stood still."""
         asked_s = now - self._asked_at if self._questions else 0.0
         return self.supervisor.worker.frozen_s(now) + self._asked_s + asked_s
 
     async def _until_resumed(self, ends: set[asyncio.Future[Any]]) -> None:
-        """Waits for the end of the pause, or for one of `ends`."""
         await _first_of(ends, self.supervisor.until(lambda _: not self._is_paused))
 
     def _alive_at(self) -> float:

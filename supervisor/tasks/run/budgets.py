@@ -118,7 +118,6 @@ class Budgets:
                 self._tokens[name] = past.plus(tokens, self._loop.time() - age_s)
 
     def _charge(self, name: str, tokens: int, cost_cents: float) -> Excess | None:
-        """Counts tokens and cents of an agent or tenant; returns the limit that is reached by them."""
         limits = self._limits(name)
         before = None if limits is None else self._excess(name, *limits)
         if tokens and limits is not None:
@@ -126,7 +125,8 @@ class Budgets:
             self._tokens[name] = past.plus(tokens, self._loop.time())
         if cost_cents:
             self._costs[name] = self._costs.get(name, NO_COST).plus(cost_cents, self._clock())
-            self._save_soon(name)
+            self._unsaved.setdefault(name, self._costs[name].entries[-1][0])
+            self._gathered.soon()
         if limits not in (None, NO_BUDGET):
             self._cluster.elsewhere.changed(name)
         return None if limits is None or before is not None else self._excess(name, *limits)
@@ -182,7 +182,6 @@ class Budgets:
         return tokens.with_others(NO_TOKENS, ahead_s), self._costs.get(agent, NO_COST)
 
     def _tokens_of(self, name: str) -> tuple[Spending, float]:
-        """Returns the tokens of all nodes, and the time by their clock."""
         own, now = self._tokens.get(name, NO_TOKENS), self._loop.time()
         others = self._cluster.elsewhere.tokens(name)
         if not others.entries:
@@ -191,12 +190,10 @@ class Budgets:
         return own.with_others(others, today - now), today
 
     def _cents_of(self, name: str) -> tuple[Spending, float]:
-        """Returns the cents of all nodes, and the time by their clock."""
         own, others = self._costs.get(name, NO_COST), self._cluster.elsewhere.cents(name)
         return own.with_others(others, 0.0) if others.entries else own, self._clock()
 
     def _excess(self, name: str, tokens: int, cents: int) -> Excess | None:
-        """Returns the limit that is reached."""
         if tokens:
             spent, now = self._tokens_of(name)
             if (used := spent.used(now)) >= tokens:
@@ -217,7 +214,6 @@ class Budgets:
         self._timers[name] = self._loop.call_later(min(wait_s, LOOK_S), self._look, name)
 
     def _wait_s(self, name: str, tokens: int, cents: int) -> float:
-        """Returns the seconds until an agent or tenant is below these limits."""
         wait_s = 0.0
         if tokens:
             spent, now = self._tokens_of(name)
@@ -247,10 +243,6 @@ class Budgets:
     def reloaded(self, _: Config) -> None:
         """Looks again after the agents, which follow a configuration after the listeners to it."""
         asyncio.get_running_loop().call_soon(self.look_again)
-
-    def _save_soon(self, agent: str) -> None:
-        self._unsaved.setdefault(agent, self._costs[agent].entries[-1][0])
-        self._gathered.soon()
 
     def save(self) -> None:
         """Writes the costs that are not written yet."""

@@ -144,7 +144,6 @@ class CompositeRunner:
         await self._end(entry, work, stop)
 
     def _executed(self, entry: Entry) -> Coroutine[Any, Any, TaskResult] | None:
-        """Returns what executes a task; None where nothing of its name is left."""
         task = entry.task
         if task.kind == "placed":
             return self._on_its_node(entry) if self._cluster.is_joined else None

@@ -104,7 +104,6 @@ class Dispatcher:
             self.dispatch(task.agent)
 
     def _resolve(self, entry: Entry) -> None:
-        """Frees the tasks that depend on one that has ended."""
         if entry.blockers or entry.due is not None:
             self.dependencies.remove(entry)
         if entry.task.id in self.dependencies.dependants:
@@ -132,7 +131,6 @@ class Dispatcher:
             self.look_soon(name)
 
     def _on_ready(self, entry: Entry) -> None:
-        """Settles a task that waits for no time and no other task any more, or never can begin."""
         entry.since = self._loop.time()
         if entry.task.reason and entry.dependency_error is None:
             reason = waiting_reason(entry) if entry.blockers else ""
@@ -315,7 +313,6 @@ class Dispatcher:
         return True
 
     def _is_waiting(self, entry: Entry) -> bool:
-        """Returns True if a task waits for a worker, and for nothing else."""
         is_free = not entry.is_begun and not entry.is_ending and entry.accepted is None
         return is_free and entry.task.state == "queued" and not self.dependencies.holds(entry)
 
@@ -430,7 +427,6 @@ class Dispatcher:
 
 
 def _shown(question: str) -> str:
-    """Returns the first line of a question, shortened, and the command that answers it."""
     line = question.strip().partition("\n")[0]
     return f"{line if len(line) <= SHOWN_CHARS else line[: SHOWN_CHARS - 1] + '…'} (corral approvals)"
 

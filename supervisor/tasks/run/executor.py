@@ -79,7 +79,6 @@ class TaskMeters:
 
 
 def _peak_of(life: Incarnation, pid: int) -> int | None:
-    """Returns the most memory that an incarnation has used so far, in bytes."""
     return peak_bytes(pid, life.parent.cgroup_of(life.unit))
 
 
@@ -245,7 +244,6 @@ class Executor:
         return not is_written and not self._backlog.is_waiting(task.agent)
 
     async def _outcome(self, entry: Entry, attempt: Attempt, started: Task, written: Writing | None) -> Outcome:
-        """Returns the outcome of an attempt that was begun."""
         assert entry.stop is not None, "it was given to a worker"
         if written is not None:
             await written
@@ -327,7 +325,6 @@ class Executor:
     async def _after_failure(
         self, entry: Entry, failed: Failed, place: "_Place", ended: Attempted | None = None
     ) -> None:
-        """Retries a task, or ends it as failed."""
         task, policy = entry.task, self._rules.retry_policy(entry.task)
         if entry.stop is not None and entry.stop.done():
             stopped = entry.stop.result()

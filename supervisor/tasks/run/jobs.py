@@ -110,7 +110,6 @@ class JobRunner:
             self._dispatch(supervisor.worker.spec.name)
 
     def _dispatch(self, name: str) -> None:
-        """Begins the next tasks of a job, as far as its workers are at rest."""
         waiting = self._waiting.get(name)
         while waiting:
             entry = waiting[0]
@@ -163,7 +162,6 @@ class JobRunner:
         self._dispatch(supervisor.spec.name)
 
     async def _perform(self, entry: Entry, supervisor: WorkerSupervisor, stop: asyncio.Future[CorralError]) -> None:
-        """Runs the command to its end and ends the task, or stops it with the task."""
         task, before = entry.task, supervisor.worker.incarnation
         limit_s = task.boundaries.timeout_s
         work = self._loop.create_task(self._agents.operations.restart([supervisor]))

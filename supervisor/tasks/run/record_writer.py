@@ -210,7 +210,6 @@ class RecordWriter:
         return page._replace(tasks=[task for _, task in found], more=more, places=places)
 
     async def _agents(self, knows: Callable[[str], bool]) -> Sequence[str]:
-        """Returns the agents that have tasks, in the store or not, and pass."""
         others = {entry.task.agent for entry in self.backlog.volatile.values()}
         others |= {task.agent for task, _ in self.volatile}
         return sorted({*await self.records.agents(knows), *filter(knows, others)})
@@ -419,7 +418,7 @@ def _ending(entry: Entry, state: TaskState, output: object, error: CorralError |
         task,
         state=state,
         output=output,
-        error=None if error is None else _recorded(error, entry),
+        error=None if error is None else bounded(Error.of(error), error_room(entry.size_bytes)),
         finished_at=now,
         duration_s=None if task.started_at is None else seconds_between(task.started_at, now),
         cpu_ms=round(entry.cpu_ns / 1e6, 3) if entry.cpu_ns else None,
@@ -428,13 +427,7 @@ def _ending(entry: Entry, state: TaskState, output: object, error: CorralError |
     )
 
 
-def _recorded(error: CorralError, entry: Entry) -> Error:
-    """Returns an error as the record has it, which a message has to hold."""
-    return bounded(Error.of(error), error_room(entry.size_bytes))
-
-
 def _is_match(task: Task, created: float, wanted: TaskListParams) -> bool:
-    """Returns True if a filter matches a task that is in no store."""
     agents = {*wanted.agents, *([wanted.agent] if wanted.agent is not None else [])}
     states = {*wanted.states, *([wanted.state] if wanted.state is not None else [])}
     return (

@@ -14,7 +14,7 @@ from corral.supervisor.config.spec.spec import Tasks as TasksSection
 from corral.supervisor.config.spec.team import Candidate, Thresholds, best
 from corral.worker.contract.errors import Conflict, InvalidParams, NotFound
 from corral.worker.contract.names import qualified, tenant_of
-from corral.worker.contract.records import TaskKind, TaskParams, WhenDown
+from corral.worker.contract.records import TaskKind, TaskParams
 
 from ..rules.availability import Down, free_slots, waits_when_down, why_down
 from ..rules.queue import preferred
@@ -116,7 +116,6 @@ class Routing:
         return replace(params, agent=name, capability=None, required_capabilities=[])
 
     def _able(self, required: Sequence[str], tenant: str) -> list[Agent]:
-        """Returns the agents of a tenant that offer all of these capabilities."""
         return [
             agent
             for agent in self._registry.agents.values()
@@ -128,7 +127,12 @@ class Routing:
     def choose(self, able: Sequence[Agent], params: TaskParams) -> Agent:
         """Returns the agent that is given the task: the named one, the least loaded, or that of its sticky key or session."""
         agent = able[0] if params.agent is not None else self._route(able, params)
-        self._check_runs(agent, params.when_down)
+        if agent.spec.speaks != "corral":
+            words = f'cannot run a task on "{agent.name}": it takes no tasks (protocol "{agent.spec.protocol}")'
+            raise Conflict(words, agent=agent.name)
+        down = self._why_down(agent)
+        if down is not None and not waits_when_down(agent, params.when_down):
+            raise down.refusal()
         return agent
 
     def _route(self, able: Sequence[Agent], params: TaskParams) -> Agent:
@@ -162,14 +166,6 @@ class Routing:
         places = max(capacity * sum(each.takes_tasks for each in agent.supervisors), 1)
         running = sum(len(each.running) for each in agent.supervisors)
         return Candidate(name, free, queued, (running + queued) / places, rate)
-
-    def _check_runs(self, agent: Agent, when_down: WhenDown | None) -> None:
-        if agent.spec.speaks != "corral":
-            words = f'cannot run a task on "{agent.name}": it takes no tasks (protocol "{agent.spec.protocol}")'
-            raise Conflict(words, agent=agent.name)
-        down = self._why_down(agent)
-        if down is not None and not waits_when_down(agent, when_down):
-            raise down.refusal()
 
     def _why_down(self, agent: Agent) -> Down | None:
         return why_down(agent, self._registry.agents)

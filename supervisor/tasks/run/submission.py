@@ -135,7 +135,6 @@ class Submission:
         return found
 
     async def _known(self, known: Entry | Task, params: TaskParams, parent: Task | None) -> Task:
-        """Returns the task that was given the key before."""
         if parent is not None and self._is_above(known, parent):
             raise Conflict(
                 f'cannot delegate with idempotency_key "{params.idempotency_key}": it is that of task'
@@ -245,7 +244,6 @@ class Submission:
         self._dispatcher.dependencies.add(entry)
 
     async def _known_end(self, task_id: str, *, is_new: bool) -> Task | None:
-        """Returns the record of a task that has ended; None for one that is not known any more."""
         try:
             return await self._writer.show(task_id)
         except NotFound:

@@ -307,7 +307,6 @@ class _Where(NamedTuple):
 
 
 def _chosen(wanted: TaskListParams) -> tuple[list[str], list[str]]:
-    """Returns the agents and the states of a filter; none means all."""
     agents = [*wanted.agents, *([wanted.agent] if wanted.agent is not None else [])]
     states = [*wanted.states, *([wanted.state] if wanted.state is not None else [])]
     return list(dict.fromkeys(agents)), list(dict.fromkeys(states))

@@ -174,7 +174,6 @@ class Tasks:
 
 
 def _ended(entry: Entry) -> Task:
-    """Returns the record of a task that is over."""
     task = entry.task
     if task.state not in ENDED:
         raise NotFound(f'cannot find task "{task.id}": it was not taken', task=task.id)

@@ -343,18 +343,15 @@ class Approvals:
             raise
         if one.timer is not None:
             one.timer.cancel()
-        self._drop(record)
-        if not one.ended.done():
-            one.ended.set_result(ended)
-        self._publish_end(ended)
-        return ended
-
-    def _drop(self, record: Approval) -> None:
         self._open.pop(record.id, None)
         of_task = self._of_task.get(record.task, {})
         of_task.pop(record.key, None)
         if not of_task:
             self._of_task.pop(record.task, None)
+        if not one.ended.done():
+            one.ended.set_result(ended)
+        self._publish_end(ended)
+        return ended
 
     def _publish_end(self, ended: Approval) -> None:
         publish = partial(self._bus.publish, agent=ended.agent, worker=ended.worker)

@@ -333,14 +333,12 @@ class CallRecords:
             return
         sha256, size_bytes = digest(arguments)
         kept: dict[str, object] = {"sha256": sha256, "bytes": size_bytes}
-        if sha256 is not None and self._keeps(size_bytes):
+        if sha256 is not None and (
+            size_bytes <= MAX_ARGUMENTS_BYTES and self._registry.config.audit.arguments == "keep"
+        ):
             kept["value"] = masked(arguments)
         record["arguments"] = kept
         self._audit.add(record)
-
-    def _keeps(self, size_bytes: int) -> bool:
-        """Returns whether arguments of this size are kept, beside their digest."""
-        return size_bytes <= MAX_ARGUMENTS_BYTES and self._registry.config.audit.arguments == "keep"
 
     def keep(self, call: ToolCall, spec: Spec, outcome: str, result: object) -> None:
         """Keeps a call that has ended with the record of its task."""

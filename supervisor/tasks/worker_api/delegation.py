@@ -72,12 +72,20 @@ class Delegation:
     async def _work_off(self, left: Iterator[tuple[int, TaskParams]], results: list[object]) -> None:
         for index, params in left:
             try:
-                results[index] = self._fitted(await self._ended(params))
+                task = await self._ended(params)
+                record = cast("dict[str, object]", msgspec.to_builtins(task))  # a Struct's fields have names
+                size = len(codec.encode(record))
+                if size > self._room:
+                    words = f'cannot answer with the record of task "{task.id}": all together are too long; it is in the store'
+                    raise ResourceLimitExceeded(
+                        words, limit="message", value=MAX_MESSAGE_BYTES, task=task.id, state=task.state
+                    )
+                self._room -= size
+                results[index] = record
             except CorralError as error:
                 results[index] = {"error": error.to_record()}
 
     async def _submitted(self, params: TaskParams) -> Task:
-        """Returns the record of the child; of the task that had its idempotency key already, where there is one."""
         try:
             child = await self._tasks.submit(params, Origin(self._parent, tenant=self._tenant))
         except NotFound as error:
@@ -111,16 +119,6 @@ class Delegation:
             return await self._tasks.wait(child.id)
         finally:
             entry.waits.remove(child.id)
-
-    def _fitted(self, task: Task) -> dict[str, object]:
-        """Returns a record for the answer, if there is room for it in a message."""
-        record = cast("dict[str, object]", msgspec.to_builtins(task))  # a Struct's fields have names
-        size = len(codec.encode(record))
-        if size > self._room:
-            words = f'cannot answer with the record of task "{task.id}": all together are too long; it is in the store'
-            raise ResourceLimitExceeded(words, limit="message", value=MAX_MESSAGE_BYTES, task=task.id, state=task.state)
-        self._room -= size
-        return record
 
 
 async def child_of(tasks: Tasks, supervisor: WorkerSupervisor, task: str) -> Task:

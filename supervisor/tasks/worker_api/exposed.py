@@ -144,7 +144,6 @@ def failed(error: CorralError) -> dict[str, object]:
 
 
 def _takes_arguments(receiver: Receiver) -> bool:
-    """Returns True if the arguments of the tool are the input."""
     return receiver.input_schema is not None and receiver.input_schema.get("type") == "object"
 
 

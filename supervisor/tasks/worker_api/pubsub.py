@@ -67,8 +67,6 @@ class Meter:
 
 @dataclass(frozen=True)
 class _WorkerSubscription:
-    """Holds one incarnation's subscription."""
-
     life: Incarnation
     subscription: Subscription
     forwarding: asyncio.Task[None]
@@ -116,7 +114,6 @@ class WorkerPubsub:
         ).seq
 
     def _checked(self, publisher: object, name: str, event_type: str, data: object) -> bytes:
-        """Returns the data as JSON, if this may be published."""
         if not is_type(event_type):
             raise InvalidParams(
                 f'cannot publish "{event_type[:TYPE_CHARS]}": a type is words of A-Z a-z 0-9 _ -, joined by dots, '

@@ -254,7 +254,6 @@ class Schedules:
         return record
 
     def _complete(self, task: TaskParams) -> TaskParams:
-        """Returns the params of a task; of a job, which needs no objective, with its command line as that."""
         agent = self._agents.agents.get(task.agent or "")
         if agent is None or agent.spec.type != "oneshot" or task.objective:
             return task
@@ -453,14 +452,10 @@ class Schedules:
         if record.overlap == "skip" and last is not None:
             return f"its last task {last.id} is still {last.state}"
         if record.overlap == "replace" and last is not None:
-            self._cancel(last)
+            work = asyncio.create_task(self._tasks.cancel(last.id, "replaced by the next run"))
+            self._cancelling.add(work)
+            work.add_done_callback(self._cancelling.discard)
         return None
-
-    def _cancel(self, task: Task) -> None:
-        """Cancels the run that another one replaces, without a wait for its end: others are due, too."""
-        work = asyncio.create_task(self._tasks.cancel(task.id, "replaced by the next run"))
-        self._cancelling.add(work)
-        work.add_done_callback(self._cancelling.discard)
 
     async def _note_ends(self) -> None:
         """Records how the last runs have ended, also those that ended when no daemon ran."""
@@ -499,7 +494,6 @@ class Schedules:
         self._publish("schedule.refused", entry.record, error=error.name, reason=error.message[:1000])
 
     def _put_off(self, entry: Entry, next_at: float | None) -> None:
-        """Sets the next time, unless it was paused meanwhile."""
         if not entry.record.paused:
             entry.next_at = next_at
             entry.record = replace(entry.record, next_at=stamp_of(next_at))

@@ -93,7 +93,11 @@ class _Deciding:
             stage = self._stage(step)
             self._stages[step.name] = stage
             if stage.state == "failed" and step.on_failure == "fail":
-                return Decision(self._stages, error=self._failed(step, stage))
+                name = self._workflow.name
+                text = f'cannot finish workflow "{name}": step "{step.name}"'
+                return Decision(
+                    self._stages, error=part_failed(stage.error, text, workflow=name, step=step.name, task=stage.task)
+                )
             if stage.has_ended:
                 error = None if stage.error is None else msgspec.to_builtins(stage.error)
                 self._step_record[step.name] = {
@@ -215,12 +219,6 @@ class _Deciding:
             for name, stage in self._stages.items()
             if name not in needed and stage.state != "skipped"
         }
-
-    def _failed(self, step: Step, stage: Stage) -> CorralError:
-        """Returns the error of the workflow: that of the step, which keeps its class."""
-        name = self._workflow.name
-        text = f'cannot finish workflow "{name}": step "{step.name}"'
-        return part_failed(stage.error, text, workflow=name, step=step.name, task=stage.task)
 
     def _no_output(self, error: BadExpression) -> CorralError:
         name = self._workflow.name

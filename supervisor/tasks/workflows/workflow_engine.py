@@ -133,7 +133,6 @@ class WorkflowEngine(composite.WorkflowEngine):
         return await self._coordinate(found, task, earlier)
 
     async def _restore_usage(self, task: Task, children: Iterable[Task]) -> None:
-        """Charges a task that has a quota with the usage below it under an earlier daemon."""
         if task.boundaries.max_tokens is None and task.boundaries.max_cost_cents is None:
             return
         tokens, cost_cents, seen = 0, 0.0, 0
@@ -207,7 +206,6 @@ class WorkflowEngine(composite.WorkflowEngine):
             return Branch(task_id, "failed", error=Error.of(error))
 
     async def _submit(self, task: Task, step: str, params: TaskParams) -> Task:
-        """Returns the part of a task for a step, submitted if it is not yet; always the same one."""
         keyed = _keyed(task, step, params)
         end = asyncio.get_running_loop().time() + OVERLOADED_S
         line = self._lines.setdefault(params.agent or params.capability or "", asyncio.Lock())
@@ -239,7 +237,6 @@ class WorkflowEngine(composite.WorkflowEngine):
         return await self._tasks.submit(keyed, Origin(parent, step))
 
     def _asked(self, params: TaskParams) -> Iterable[str]:
-        """Returns the agents whose capabilities decide which one can run a task."""
         if params.agent is None:
             return tuple(self._agents.agents)
         found = self._agents.groups.by_name.get(params.agent)
@@ -335,7 +332,6 @@ class WorkflowEngine(composite.WorkflowEngine):
         return await self._passed_on(team, task, earlier, params)
 
     async def _passed_on(self, team: Team, task: Task, earlier: Mapping[str, Task], params: TaskParams) -> TaskResult:
-        """Returns the result of one member's task."""
         name = params.agent or ""
         branch = await self._run(task, Submission(name, name, params), earlier)
         if branch.state == "succeeded":
@@ -344,7 +340,6 @@ class WorkflowEngine(composite.WorkflowEngine):
         raise part_failed(branch.error, text, team=team.name, member=name, task=branch.task)
 
     def _able(self, team: Team, required: list[str]) -> list[str]:
-        """Returns the members with the required capabilities."""
         able = [name for name in team.members if self._is_able(name, required)]
         if not able:
             text = f'cannot find a member of team "{team.name}" with {", ".join(required)}'
@@ -368,12 +363,10 @@ class WorkflowEngine(composite.WorkflowEngine):
         return self._routing.candidate(name)
 
     def _offered(self, name: str) -> tuple[str, ...]:
-        """Returns the capabilities of a team or workflow; none where it is gone."""
         group = self._agents.groups.by_name.get(name)
         return () if group is None else group.capabilities
 
     def _described(self, name: str) -> dict[str, object]:
-        """Returns the description of a member that its lead is given."""
         agent, group = self._agents.agents.get(name), self._agents.groups.by_name.get(name)
         if agent is not None:
             offered = agent.spec.capabilities or _announced(agent)
@@ -407,8 +400,6 @@ def _handed_on(task: Task, agent: str) -> TaskParams:
 
 
 class _Outputs:
-    """Bounds the outputs of the parts of a task, which the daemon holds until the task ends."""
-
     def __init__(self) -> None:
         self._size_bytes = 0
 
