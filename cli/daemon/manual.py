@@ -292,7 +292,7 @@ def _daemon() -> Iterator[str]:
 
 def _configuration() -> Iterator[str]:
     admit_msgspec()
-    from corral.supervisor.api.schema.reference import with_tables  # noqa: PLC0415 - start-up time: this page alone
+    from corral.supervisor.api.schema.documents import with_tables  # noqa: PLC0415 - start-up time: this page alone
 
     source = with_tables(files("corral.cli").joinpath("manual/configuration.md").read_text("utf-8"))
     yield from page("corral.toml", 5, "configuration of corrald", __version__)

@@ -30,8 +30,7 @@ from .external.stores import Stores, User
 from .external.token_store import TokenStore
 from .membership.agents import Agents
 from .packages.store import Packages
-from .rollout.rolling_restart import RollingRestart
-from .rollout.rollouts import Rollouts
+from .rollout.rollouts import RollingRestart, Rollouts
 from .running.registry import Registry
 from .running.running_agents import make_running
 

@@ -14,16 +14,15 @@ from .run.admission import Admission
 from .run.backlog import Backlog
 from .run.budgets import Budgets
 from .run.cluster import Cluster
-from .run.composite import CompositeRunner
+from .run.composite import CompositeRunner, JobRunner
 from .run.dispatcher import Dispatcher, TaskRunner
 from .run.endings import Endings
 from .run.executor import Executor, TaskMeters
-from .run.jobs import JobRunner, smoke_of
 from .run.record_writer import RecordWriter
 from .run.routing import Routing
 from .run.submission import Recovery, Submission
 from .run.task_rules import TaskRules
-from .run.tasks import Tasks
+from .run.tasks import Tasks, smoke_of
 from .worker_api.approvals import Approvals
 from .worker_api.call_records import CallHistory, CallRates, CallRecords
 from .worker_api.pubsub import WorkerPubsub

@@ -73,7 +73,7 @@ PURE = {
     "supervisor.agents.kept": "record",
     "supervisor.agents.packages": "manifest",
     "supervisor.agents.rollout": "policy",
-    "supervisor.api.metrics": "histogram step rollup series health",
+    "supervisor.api.metrics": "histogram step series health",
     "supervisor.cluster.calls": "one_view",
     "supervisor.cluster.lease": "lease fencing",
     "supervisor.cluster.placed": "placement",

@@ -7,7 +7,6 @@ worker that is removed is the one with the highest number: it is cordoned, and g
 import asyncio
 import logging
 import math
-from typing import Protocol
 
 from msgspec.structs import replace
 
@@ -25,35 +24,18 @@ from .sizing import Bounds, Decision, Load, Scaling
 logger = logging.getLogger(__name__)
 
 
-class Queues(Protocol):
-    """The waiting tasks of agents, as `tasks.run.dispatcher` has them."""
+class Queues:
+    """The waiting tasks of agents, as `tasks.run.dispatcher` has them; this one has none."""
 
     def pressure(self, agent: Agent) -> tuple[int, int]:
         """Returns the number of tasks that one more worker could begin, and of those that wait for any worker."""
-        ...
-
-    def note(self, supervisor: WorkerSupervisor) -> None:
-        """Notes that a worker may be able to begin a task, or one more, or no longer."""
-        ...
-
-    def dispatch(self, name: str) -> None:
-        """Gives waiting tasks to the free workers of an agent."""
-        ...
-
-
-class NoQueues:
-    """Has no task."""
-
-    def pressure(self, agent: Agent) -> tuple[int, int]:
-        """Returns that nothing waits."""
-        del agent
         return 0, 0
 
     def note(self, supervisor: WorkerSupervisor) -> None:
-        """Notes nothing."""
+        """Notes that a worker may be able to begin a task, or one more, or no longer."""
 
     def dispatch(self, name: str) -> None:
-        """Gives nothing."""
+        """Gives waiting tasks to the free workers of an agent."""
 
 
 class _Scaled:
@@ -82,7 +64,7 @@ class Autoscaler:
 
     def __init__(self, agents: Agents) -> None:
         self._agents = agents
-        self._queues: Queues = NoQueues()
+        self._queues = Queues()
         self._loop = asyncio.get_running_loop()
         self._scaled: dict[str, _Scaled] = {}
         self._pending: set[str] = set()

@@ -12,7 +12,7 @@ import socket
 import stat
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -98,14 +98,6 @@ class StoreFacts(Struct, frozen=True, kw_only=True):
     used_by: tuple[str, ...]
 
 
-class Publish(Protocol):
-    """Publishes that a store went down or came up."""
-
-    def __call__(self, kind: str, /, *, name: str, reason: str) -> object:
-        """Publishes an event of this type."""
-        ...
-
-
 class _Finding(NamedTuple):
     store: DeclaredStore
     state: Literal["up", "down", "unknown"]
@@ -120,7 +112,7 @@ class Stores:
         in_force: InForce,
         users: Callable[[], Iterable[User]],
         expand: Callable[[DeclaredStore, str], str],
-        publish: Publish,
+        publish: Callable[..., object],
         *,
         interval_s: float = INTERVAL_S,
         timeout_s: float = TIMEOUT_S,

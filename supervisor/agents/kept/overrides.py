@@ -21,6 +21,7 @@ from corral.supervisor.config.spec.spec import Config, Defaults, Group, Spec, ki
 from corral.worker.contract import codec
 from corral.worker.contract.errors import Conflict, CorralError, InvalidParams
 from corral.worker.contract.literal import literal
+from corral.worker.contract.records import copied
 
 from .record import Draft, Kind, Revision
 from .revisions import Revisions
@@ -222,10 +223,7 @@ def _decoded(own: Spec, table: Mapping[str, object], config: Config, source: str
         source=source,
         directory=_folder(own),
         variables=Variables(config.values, {}),
-        templates=config.templates,
-        stores=config.stores,
-        models=config.models,
-        pools=config.pools,
+        **copied(config, "templates stores models pools"),
         keeps_written=True,
     )
 

@@ -9,6 +9,7 @@ from corral.supervisor.config.spec.references import check_addresses, check_requ
 from corral.supervisor.config.spec.sources import Variables
 from corral.supervisor.config.spec.spec import Config, Group, Spec
 from corral.supervisor.tenants.quotas.room import TenantRoom
+from corral.worker.contract.records import copied
 
 from ..kept.overrides import Overrides
 from ..kept.revision_rows import Entry
@@ -47,10 +48,7 @@ def decoded(addition: Addition, config: Config, overrides: Overrides) -> Spec:
         source=STORE,
         directory=addition.directory,
         variables=None if environment is None else Variables(environment, {}),
-        templates=config.templates,
-        stores=config.stores,
-        models=config.models,
-        pools=config.pools,
+        **copied(config, "templates stores models pools"),
     )
 
 

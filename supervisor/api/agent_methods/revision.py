@@ -1,13 +1,14 @@
 """Serves the methods `revision.*` and `agent.rollback`: the history of tables, and the way back."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
-from corral.supervisor.agents.kept.difference import differences
 from corral.supervisor.agents.kept.overrides import in_file_form
 from corral.supervisor.agents.kept.record import Cause, Revision
 from corral.supervisor.agents.kept.revision_rows import MAX_REVISIONS
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.records.events.bus import rfc3339
+from corral.worker.contract import codec
 from corral.worker.contract.errors import Conflict, InvalidParams, NotFound
 from corral.worker.contract.records import copied
 from corral.worker.control import revisions as shapes
@@ -25,6 +26,35 @@ from corral.worker.methods.agent import AGENT_ROLLBACK, REVISION_DIFF, REVISION_
 
 from ..table.handlers import Caller, made_by, serve
 from .agent import masked_table
+
+
+class Difference(NamedTuple):
+    """Represents a key that differs, such as `tasks.max_attempts`; a value is None where the table has no such key."""
+
+    key: str
+    before: object
+    after: object
+
+
+def differences(before: Mapping[str, object], after: Mapping[str, object]) -> list[Difference]:
+    """Returns the keys that differ, in the order of their names; a table within a table is compared by its own keys."""
+    one, other = _flat(before, ""), _flat(after, "")
+    return [
+        Difference(key, one.get(key), other.get(key))
+        for key in sorted({*one, *other})
+        if key not in one or key not in other or one[key] != other[key]
+    ]
+
+
+def _flat(table: Mapping[str, object], above: str) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in table.items():
+        inner = codec.as_object(value)
+        if inner:
+            found |= _flat(inner, f"{above}{key}.")
+        else:
+            found[f"{above}{key}"] = value
+    return found
 
 
 class RevisionMethods:

@@ -53,9 +53,9 @@ from corral.worker.methods.daemon import NODE_DRAIN, NODE_LIST, NODE_RESUME
 from corral.worker.methods.method import AnyMethod
 
 from ..metrics.statistics import Statistics as Counts
+from ..schema.documents import openrpc
 from ..table.cluster import JoinedCluster
 from ..table.handlers import Caller, as_result, made_by, serve
-from ..table.openrpc import openrpc
 from ..table.quotas import Quotas
 from ..table.status import DaemonFacts, StatusReport
 from ..table.status_feed import StatusCache, StatusFeed

@@ -1,8 +1,8 @@
 """Serves the methods `event.*` and `log.*` of the table: events, their types, and the lines of workers."""
 
 import contextlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Protocol, cast
+from collections.abc import AsyncGenerator, Sequence
+from typing import cast
 
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.records.events import catalog
@@ -14,6 +14,7 @@ from corral.supervisor.records.logs.file_format import Record as LogRecord
 from corral.supervisor.records.logs.merging import LogPosition
 from corral.supervisor.records.logs.regex import Pattern
 from corral.supervisor.records.logs.store import LogStore
+from corral.supervisor.tasks.run.buffer import Receiver
 from corral.supervisor.tasks.run.tasks import Tasks
 from corral.supervisor.tasks.worker_api.pubsub import WorkerPubsub
 from corral.supervisor.tenants.tokens.scope import knows
@@ -37,23 +38,11 @@ ANSWER_EVENTS = 1_000
 """Number of events in one answer, unless `n` asks for more."""
 
 
-class Reader(Protocol):
-    """Represents the part of a caller that a follower needs."""
-
-    def notify(self, method: str, params: Mapping[str, object]) -> None:
-        """Sends a notification."""
-        ...
-
-    async def drain(self) -> None:
-        """Waits while it reads too slowly."""
-        ...
-
-
 class EventFollower:
     """Sends events to one reader by its position: events that it missed while it was slow are read from the store."""
 
     def __init__(
-        self, bus: Bus, event_history: EventHistory, wanted: EventFilter, types: Sequence[str], caller: Reader
+        self, bus: Bus, event_history: EventHistory, wanted: EventFilter, types: Sequence[str], caller: Receiver
     ) -> None:
         self._bus = bus
         self._history = event_history

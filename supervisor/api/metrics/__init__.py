@@ -5,5 +5,5 @@ work (`collector`), in a time that is bounded whatever runs. A step of the histo
 before, so that a restart of the daemon is a gap in it and not a jump.
 
 Must not know a transport, or how a figure is shown. Nothing is decided here about processes or tasks. Begin with
-`step` and `collector`; `view` answers questions, and `rollup`, `series` and `health` decide, by values alone.
+`step` and `collector`; `view` answers questions, and `series` and `health` decide, by values alone.
 """

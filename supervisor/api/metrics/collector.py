@@ -26,9 +26,8 @@ from corral.worker.contract.errors import CorralError
 from corral.worker.contract.names import tenant_of
 from corral.worker.contract.records import copied
 
-from .rollup import RollUp, Row, Tier
 from .statistics import Count, Statistics
-from .step import DAEMON, Step, gained, is_worth_a_row, total
+from .step import DAEMON, RollUp, Row, Step, Tier, gained, is_worth_a_row, total
 from .table import MetricTable, storage_bytes
 
 LEAST_S = 0.1

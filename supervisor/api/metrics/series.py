@@ -12,8 +12,7 @@ from corral.supervisor.config.spec.spec import Metrics
 from corral.worker.contract.errors import InvalidParams
 from corral.worker.contract.names import tenant_of
 
-from .rollup import PERIOD_MS, Tier
-from .step import DAEMON, Step, added, beside
+from .step import DAEMON, PERIOD_MS, Step, Tier, added, beside
 
 
 class Ranking(NamedTuple):

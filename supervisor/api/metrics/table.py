@@ -14,8 +14,7 @@ from corral.supervisor.records.store import store
 from corral.supervisor.records.store.store import Row as StoredRow
 from corral.supervisor.records.store.store import Store, insert, number_of
 
-from .rollup import PERIOD_MS, Row, Tier
-from .step import DAEMON, Step, decoded, encoded
+from .step import DAEMON, PERIOD_MS, Row, Step, Tier, decoded, encoded
 
 PARTS: Mapping[str, tuple[str, ...]] = {
     "store": ("corral.db", "corral.db-wal", "corral.db-shm"),

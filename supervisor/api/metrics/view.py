@@ -24,10 +24,9 @@ from corral.worker.control.metrics import (
 
 from .collector import RECENT_MS, Collector, Reading, Snapshot
 from .histogram import quantile_ms
-from .rollup import PERIOD_MS, Row, Tier
 from .series import POINTS_MAX, Point, Range, by_tenant, chosen_range, points, problems, ranking, ranking_tier, together
 from .statistics import Statistics
-from .step import DAEMON, Step, total
+from .step import DAEMON, PERIOD_MS, Row, Step, Tier, total
 from .table import by_subject
 
 HOUR_MS = PERIOD_MS[Tier.HOUR]

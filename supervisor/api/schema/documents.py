@@ -1,24 +1,102 @@
-"""Builds the schema of a configuration file, of each kind of table in it, of a task, and of an event."""
+"""Builds the schemas of what users write and methods take: of a configuration file, a task, an event, and the OpenRPC document.
 
-from collections.abc import Callable, Collection, Mapping
+`rpc.discover` returns the method table as an OpenRPC 1.3 document (https://spec.open-rpc.org); `components` makes the JSON
+Schemas, also for other documents. The reference of the configuration has a line `<!-- keys of TABLE -->` where a table of keys
+belongs: `corral man corral.toml` and the site of the documentation show the page with the tables in it.
+"""
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from inspect import cleandoc
+from typing import Any, Literal
 
 import msgspec
+from msgspec import NODEFAULT, Struct
 
+from corral import __version__
 from corral.supervisor.config.declared.cluster import ClusterSettings
 from corral.supervisor.config.declared.models import DeclaredModel
+from corral.supervisor.config.declared.oauth import Oauth
 from corral.supervisor.config.declared.pools import DeclaredPool
 from corral.supervisor.config.declared.stores import DeclaredStore
 from corral.supervisor.config.declared.tenant import Limits, Tenant
+from corral.supervisor.config.decoding.keys import Field, fields_of, sentences_of
 from corral.supervisor.config.decoding.keys import schema_of as table
 from corral.supervisor.config.decoding.shapes import VARIABLE, Schema
+from corral.supervisor.config.decoding.values import duration, duration_text, size, size_text
 from corral.supervisor.config.spec.job import Times, Work
+from corral.supervisor.config.spec.probe_spec import Check
 from corral.supervisor.config.spec.spec import DAEMON_TABLES, DAEMON_WIDE, SECTIONS, Profile, Spec, of_others
 from corral.supervisor.config.spec.team import Team
-from corral.supervisor.config.spec.workflow import Workflow
+from corral.supervisor.config.spec.workflow import Step, Workflow
 from corral.supervisor.records.events.catalog import CATALOGUE
 from corral.worker.contract.records import TaskParams
+from corral.worker.methods.method import AnyMethod
+
+
+def openrpc(methods: Mapping[str, AnyMethod]) -> dict[str, object]:
+    """Returns the method table as an OpenRPC 1.3 document."""
+    entries = [methods[name] for name in sorted(methods)]
+    params, schemas = components([*[entry.params for entry in entries], *results_of(entries)])
+    results = params[len(entries) :]
+    described: list[dict[str, object]] = []
+    for entry, schema, result in zip(entries, params, results, strict=False):
+        shape = schemas[str(schema["$ref"]).rpartition("/")[2]]
+        required = set(shape.get("required", ()))
+        described.append(
+            {
+                "name": entry.name,
+                "summary": entry.summary,
+                "paramStructure": "by-name",
+                "params": [
+                    {"name": name, "required": name in required, "schema": each}
+                    for name, each in shape.get("properties", {}).items()
+                ],
+                "result": {"name": "result", "schema": result},
+                "examples": [
+                    {
+                        "name": entry.name,
+                        "params": [{"name": key, "value": value} for key, value in entry.example.items()],
+                    }
+                ],
+                "x-permission": entry.access.permission,
+                "x-recorded": entry.access.recorded,
+            }
+        )
+    return {
+        "openrpc": "1.3.2",
+        "info": {"title": "corral", "version": __version__},
+        "methods": described,
+        "components": {"schemas": schemas},
+    }
+
+
+def results_of(entries: Iterable[AnyMethod]) -> list[Any]:  # types, some of them annotated
+    """Returns the types of the results of methods, in their order."""
+    return [entry.result for entry in entries]
+
+
+def components(types: Sequence[Any]) -> tuple[list[Schema], dict[str, Schema]]:
+    """Returns a schema for each type, which refers to the components, and the components: JSON Schemas by name.
+
+    A component is at `#/components/schemas/NAME`, as in OpenRPC and OpenAPI documents.
+    """
+    references, schemas = msgspec.json.schema_components(
+        types, schema_hook=any_value, ref_template="#/components/schemas/{name}"
+    )
+    for schema in schemas.values():
+        if "description" in schema:  # of a docstring, whose lines are indented
+            schema["description"] = cleandoc(schema["description"])
+    return list(references), schemas
+
+
+def any_value(type_: type) -> dict[str, object]:
+    """Returns the schema of `object` in a Struct, which stands for any JSON value."""
+    assert type_ is object, f"{type_} has a schema of its own"
+    return {"description": "any JSON value"}  # an empty schema counts as none
+
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -168,3 +246,55 @@ _SCHEMAS: Mapping[Document, Callable[[], Schema]] = {
     "event": _event,
 }
 DOCUMENTS: tuple[Document, ...] = tuple(_SCHEMAS)
+
+
+TABLES: Mapping[str, type[Struct]] = {
+    **DAEMON_TABLES,
+    **SECTIONS,
+    "agents": Spec,
+    "checks": Check,
+    "cluster": ClusterSettings,
+    "models": DeclaredModel,
+    "oauth": Oauth,
+    "pools": DeclaredPool,
+    "steps": Step,
+    "stores": DeclaredStore,
+    "teams": Team,
+    "tenants": Tenant,
+    "workflows": Workflow,
+}
+"""The tables that a page can name."""
+
+_MARK = re.compile(r"^<!-- keys of (\w+) -->$", re.MULTILINE)
+_WHOSE = {"": "both", "agent": "agents", "mcp": "servers"}
+
+
+def with_tables(page: str) -> str:
+    """Returns a page of Markdown with the tables that it names."""
+    return _MARK.sub(lambda mark: "\n".join(_rows(TABLES[mark[1]])), page)
+
+
+def _rows(struct: type[Struct]) -> list[str]:
+    keys, sentences = fields_of(struct), sentences_of(struct)
+    is_shared = any(field.key.of for field in keys.values())
+    heads = ["key", "default", "unit", "meaning", *(["of"] if is_shared else []), "change"]
+    found = [heads, ["---"] * len(heads)]
+    for key, field in keys.items():
+        whose = [_WHOSE[field.key.of]] if is_shared else []
+        found.append([f"`{key}`", _default(field), field.unit, sentences[key].removesuffix("."), *whose, field.change])
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in found]
+
+
+def _default(field: Field) -> str:
+    value = field.default
+    if field.key.default or value is NODEFAULT:
+        return field.key.default or "has to be written"
+    if value is None:
+        return "`-`"
+    if isinstance(value, int | float) and value and duration in field.rules:
+        value = duration_text(value)
+    elif isinstance(value, int) and value and size in field.rules:
+        value = size_text(value)
+    elif isinstance(value, float):
+        value = int(value)
+    return f"`{json.dumps(value, ensure_ascii=False)}`"

@@ -6,14 +6,14 @@ The engine is looked for again and again: a daemon whose engine is away runs its
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from corral import __version__
 from corral.supervisor.agents.group import AgentsGroup
-from corral.supervisor.api.table.cluster import FoundEngine
+from corral.supervisor.api.table.cluster import Cluster, FoundEngine, Here
 from corral.supervisor.api.table.handlers import Caller
 from corral.supervisor.tasks.group import TasksGroup
 from corral.supervisor.workers.group import WorkersGroup
@@ -58,7 +58,7 @@ LEAVE_S = 2.0
 logger = logging.getLogger(__name__)
 
 
-class ClusterNode:
+class ClusterNode(Cluster):
     """Represents this daemon in its cluster."""
 
     def __init__(
@@ -81,7 +81,6 @@ class ClusterNode:
         self._router = Router(
             name, self.forwarding, joining.reached, self._others, view.nodes_of, self._task_calls.kept, self._is_cut_off
         )
-        self.routed = self._router.routed
         self.runner = PlacedRunner(name, self.tasks, joining)
         self.budgets = SharedBudgets(name, view, tasks.budgets)
         self.schedules = SharedSchedules(view, joining)
@@ -135,6 +134,12 @@ class ClusterNode:
         except TimeoutError:
             raise self._joining.no_answer("list the nodes") from None
         return [self._node(record) for _, record in sorted(records.items())]
+
+    def routed(
+        self, method: str, streams: bool, reads: bool, params: Mapping[str, object], caller: Caller, here: Here
+    ) -> Awaitable[object]:
+        """Returns the answer of the node that the params name, or has what they are about, or of all."""
+        return self._router.routed(method, streams, reads, params, caller, here)
 
     async def drain(self, node: str, by: str) -> Node:
         """Requests that a node gives its replicas away, and gets no new ones, until `resume`."""

@@ -11,7 +11,7 @@ from typing import cast
 import msgspec
 
 from corral import __version__
-from corral.supervisor.api.table.openrpc import any_value
+from corral.supervisor.api.schema.documents import any_value
 from corral.worker.methods.faces import Resumption, Route
 from corral.worker.methods.method import AnyMethod
 

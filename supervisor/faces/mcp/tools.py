@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import fields
 
-from corral.supervisor.api.table.openrpc import any_value
+from corral.supervisor.api.schema.documents import any_value
 from corral.supervisor.api.table.table import Control
 from corral.supervisor.tasks.worker_api import exposed
 from corral.supervisor.tasks.worker_api.requests import convert

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
+from corral.supervisor.agents.demand.autoscaler import Queues
 from corral.supervisor.agents.demand.hibernation import Hibernation
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.agents.running.agent import Agent
@@ -50,7 +51,7 @@ class TaskRunner(Protocol):
         """Begins a task as soon as its turn has come."""
 
 
-class Dispatcher:
+class Dispatcher(Queues):
     """Dispatches the tasks of one daemon's agents."""
 
     def __init__(

@@ -7,16 +7,20 @@ in `queue`, on which worker in `dispatcher`; `executor` runs it, `record_writer`
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 
-from corral.worker.contract.errors import Cancelled, NotFound, Overloaded
+from corral.supervisor.agents.rollout.roll import Try
+from corral.supervisor.config.spec.spec import Spec
+from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
+from corral.worker.contract.errors import Cancelled, CorralError, NotFound, Overloaded
 from corral.worker.contract.names import tenant_of
-from corral.worker.contract.records import ENDED, Task, TaskKind
+from corral.worker.contract.records import ENDED, Boundaries, Retry, Task, TaskKind, TaskParams
 from corral.worker.control.params import TaskListParams
 
 from .accounting import Accounting
 from .admission import Admission
-from .backlog import Entry, Progress
+from .backlog import Entry, Origin, Progress
 from .buffer import PartBuffer
 from .composite import CompositeRunner
 from .dispatcher import Dispatcher
@@ -178,3 +182,35 @@ def _ended(entry: Entry) -> Task:
     if task.state not in ENDED:
         raise NotFound(f'cannot find task "{task.id}": it was not taken', task=task.id)
     return task
+
+
+def smoke_of(tasks: Tasks) -> Try:
+    """Returns the function that runs a smoke task; it returns why the task has failed, "" if it has not."""
+
+    async def attempt(supervisor: WorkerSupervisor, spec: Spec) -> str:
+        smoke = spec.smoke
+        assert smoke is not None, "it is tried where one is asked for"
+        params = TaskParams(
+            smoke.objective,
+            agent=spec.name,
+            input=smoke.input,
+            boundaries=Boundaries(timeout_s=smoke.timeout),
+            retry=Retry(max_attempts=1, retry_on="never"),
+        )
+        try:
+            task = await tasks.submit(params, Origin(only=supervisor))
+        except CorralError as error:
+            return error.message
+        try:
+            ended = await tasks.wait(task.id)
+        except asyncio.CancelledError:
+            with contextlib.suppress(CorralError):
+                await tasks.cancel(task.id, "the change that it was to try is taken back")
+            raise
+        except CorralError as error:
+            return error.message
+        if ended.state == "succeeded":
+            return ""
+        return ended.error.message if ended.error is not None else f"it is {ended.state}"
+
+    return attempt

@@ -4,14 +4,14 @@ A worker is not trusted: it speaks only for its own tasks, sees only its own age
 the tools that its agent and its task are allowed, and cannot invent events of the daemon.
 """
 
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 
 from corral.supervisor.records.memory.key_value import KeyValues
 from corral.supervisor.workers.supervision.checkpoints import Checkpoints, Reason
-from corral.supervisor.workers.supervision.requests import Handler, Hearer, Requests
+from corral.supervisor.workers.supervision.requests import Requests
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.approvals import AskParams
 from corral.worker.contract.errors import InvalidParams, ResourceLimitExceeded
@@ -61,6 +61,14 @@ def convert(params: Mapping[str, object], type_: type[T], method: str) -> T:
         raise InvalidParams(text, method=method, **facts) from error
 
 
+_Served = tuple[type[Any], Callable[[WorkerSupervisor, Any], Any]]  # Any: each has params and an answer of its own
+
+
+def _converting(method: str, type_: type[Any], serve: Callable[[WorkerSupervisor, Any], Any]) -> Callable[..., Any]:
+    """Returns what serves a method with its params as they come."""
+    return lambda supervisor, params: serve(supervisor, convert(params, type_, method))
+
+
 class WorkerApi:
     """Serves every worker of one daemon."""
 
@@ -80,57 +88,51 @@ class WorkerApi:
         self._checkpoints = checkpoints
         self._approvals = approvals
         self._pubsub = pubsub
-        handlers: dict[str, Handler[WorkerSupervisor]] = {
-            "tools/list": self._list_tools,
-            "tools/call": self._call_tool,
-            "task/delegate": self._delegate,
-            "task/delegate_all": self._delegate_all,
-            "task/parts": self._parts,
-            "task/ask": self._ask,
-            "task/cancel": self._cancel_child,
-            "step/put": self._put_step,
-            "step/list": self._list_steps,
-            "memory/put": self._put,
-            "memory/get": self._get,
-            "memory/delete": self._delete,
-            "memory/search": self._search,
-            "checkpoint/put": self._checkpoint,
-            "event/publish": self._publish,
-            "event/subscribe": self._subscribe,
+        handlers: dict[str, _Served] = {
+            "tools/list": (WorkerToolsParams, self._list_tools),
+            "tools/call": (WorkerCallParams, self._call_tool),
+            "task/delegate": (DelegateParams, self._delegate),
+            "task/delegate_all": (DelegateAllParams, self._delegate_all),
+            "task/parts": (PartsParams, self._parts),
+            "task/ask": (AskParams, self._ask),
+            "task/cancel": (ChildParams, self._cancel_child),
+            "step/put": (StepParams, self._put_step),
+            "step/list": (StepsParams, self._list_steps),
+            "memory/put": (MemoryParams, self._put),
+            "memory/get": (MemoryParams, self._get),
+            "memory/delete": (MemoryParams, self._delete),
+            "memory/search": (MemorySearchParams, self._search),
+            "checkpoint/put": (CheckpointParams, self._checkpoint),
+            "event/publish": (PublishParams, self._publish),
+            "event/subscribe": (SubscribeParams, self._subscribe),
         }
-        for method, handler in handlers.items():
-            requests.serve(method, handler)
-        hearers: dict[str, Hearer[WorkerSupervisor]] = {
-            "stream": self._stream,
-            "progress": self._progress,
-            "log": self._log,
-            "usage": self._usage,
-            "heartbeat": self._beat,
+        for method, (type_, handler) in handlers.items():
+            requests.serve(method, _converting(method, type_, handler))
+        hearers: dict[str, _Served] = {
+            "stream": (StreamParams, self._stream),
+            "progress": (ProgressParams, self._progress),
+            "log": (WorkerLogParams, self._log),
+            "usage": (UsageParams, self._usage),
         }
-        for notification, hearer in hearers.items():
-            requests.hear(notification, hearer)
+        for notification, (type_, hearer) in hearers.items():
+            requests.hear(notification, _converting(notification, type_, hearer))
+        requests.hear("heartbeat", self._beat)
 
-    async def _list_tools(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
-        asked = convert(params, WorkerToolsParams, "tools/list")
+    async def _list_tools(self, supervisor: WorkerSupervisor, asked: WorkerToolsParams) -> object:
         return {"tools": await self._tool_calls.tools_for(supervisor, asked.task)}
 
-    async def _call_tool(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
-        asked = convert(params, WorkerCallParams, "tools/call")
+    async def _call_tool(self, supervisor: WorkerSupervisor, asked: WorkerCallParams) -> object:
         if asked.step is None:
             return await self._tool_calls.call_for(supervisor, asked)
         entry = self._entry_of(supervisor, asked.task, asked.step.number)
         return await self._tool_calls.call_in_step(supervisor, entry, asked, asked.step)
 
-    # -- steps
-
-    async def _put_step(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
-        asked = convert(params, StepParams, "step/put")
+    async def _put_step(self, supervisor: WorkerSupervisor, asked: StepParams) -> object:
         entry = self._entry_of(supervisor, asked.task, asked.number)
         await self._tasks.steps.put(entry.task, asked, supervisor.spec.tasks.max_step_bytes)
         return {}
 
-    async def _list_steps(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
-        asked = convert(params, StepsParams, "step/list")
+    async def _list_steps(self, supervisor: WorkerSupervisor, asked: StepsParams) -> object:
         return await self._tasks.steps.page(self._entry_of(supervisor, asked.task).task, asked.after)
 
     def _entry_of(self, supervisor: WorkerSupervisor, task: str | None, number: int = 0) -> Entry:
@@ -145,24 +147,20 @@ class WorkerApi:
             raise ResourceLimitExceeded(text, limit="max_steps", value=limit, task=entry.task.id)
         return entry
 
-    async def _delegate(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
-        asked = convert(params, DelegateParams, "task/delegate")
+    async def _delegate(self, supervisor: WorkerSupervisor, asked: DelegateParams) -> object:
         return await Delegation(self._tasks, supervisor, asked.task).one(asked)
 
-    async def _delegate_all(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
-        asked = convert(params, DelegateAllParams, "task/delegate_all")
+    async def _delegate_all(self, supervisor: WorkerSupervisor, asked: DelegateAllParams) -> object:
         return await Delegation(self._tasks, supervisor, asked.task).all(asked)
 
-    async def _parts(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
-        return await parts_of(self._tasks, supervisor, convert(params, PartsParams, "task/parts"))
+    async def _parts(self, supervisor: WorkerSupervisor, asked: PartsParams) -> object:
+        return await parts_of(self._tasks, supervisor, asked)
 
-    async def _cancel_child(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
-        asked = convert(params, ChildParams, "task/cancel")
+    async def _cancel_child(self, supervisor: WorkerSupervisor, asked: ChildParams) -> object:
         child = await child_of(self._tasks, supervisor, asked.task)
         return msgspec.to_builtins(await self._tasks.cancel(child.id, "the worker that delegated it no longer waits"))
 
-    async def _ask(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
-        asked = convert(params, AskParams, "task/ask")
+    async def _ask(self, supervisor: WorkerSupervisor, asked: AskParams) -> object:
         entry = self._tasks.accounting.task_of(supervisor, asked.task)
         if entry is None or entry.attempt is None:
             text = f'cannot ask for worker "{supervisor.id}": the request names no task that it runs'
@@ -171,49 +169,41 @@ class WorkerApi:
             found = await self._approvals.ask(entry.task, supervisor.id, asked)
         return msgspec.to_builtins(found)
 
-    async def _put(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
-        asked = convert(params, MemoryParams, "memory/put")
+    async def _put(self, supervisor: WorkerSupervisor, asked: MemoryParams) -> object:
         await self._values.put(supervisor.spec.name, asked.session, asked.key, asked.value, ttl_s=asked.ttl_s)
         return {}
 
-    async def _get(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
-        asked = convert(params, MemoryParams, "memory/get")
+    async def _get(self, supervisor: WorkerSupervisor, asked: MemoryParams) -> object:
         return {"value": await self._values.get(supervisor.spec.name, asked.session, asked.key)}
 
-    async def _delete(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
-        asked = convert(params, MemoryParams, "memory/delete")
+    async def _delete(self, supervisor: WorkerSupervisor, asked: MemoryParams) -> object:
         await self._values.delete(supervisor.spec.name, asked.session, asked.key)
         return {}
 
-    async def _search(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
-        asked = convert(params, MemorySearchParams, "memory/search")
+    async def _search(self, supervisor: WorkerSupervisor, asked: MemorySearchParams) -> object:
         items = await self._values.search(supervisor.spec.name, asked.session, asked.query, asked.limit)
         return {"items": items}
 
-    async def _checkpoint(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
-        asked = convert(params, CheckpointParams, "checkpoint/put")
+    async def _checkpoint(self, supervisor: WorkerSupervisor, asked: CheckpointParams) -> object:
         entry = self._tasks.accounting.task_of(supervisor, asked.task) if asked.task is not None else None
         task = None if entry is None else entry.task.id
         reason: Reason = "worker" if task is None else "task"
         number = await self._checkpoints.put(supervisor.spec.name, supervisor.id, task, asked.data, reason)
         return {"id": number}
 
-    async def _publish(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
-        asked = convert(params, PublishParams, "event/publish")
+    async def _publish(self, supervisor: WorkerSupervisor, asked: PublishParams) -> object:
         return {"seq": self._pubsub.publish(supervisor, asked.type, asked.data)}
 
-    async def _subscribe(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> object:
-        self._pubsub.subscribe(supervisor, convert(params, SubscribeParams, "event/subscribe").types)
+    async def _subscribe(self, supervisor: WorkerSupervisor, asked: SubscribeParams) -> object:
+        self._pubsub.subscribe(supervisor, asked.types)
         return {}
 
-    def _progress(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> None:
-        asked = convert(params, ProgressParams, "progress")
+    def _progress(self, supervisor: WorkerSupervisor, asked: ProgressParams) -> None:
         entry = self._tasks.accounting.task_of(supervisor, asked.task)
         if entry is not None:
             self._tasks.accounting.record_progress(entry, asked.progress, asked.total, asked.message)
 
-    def _stream(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> None:
-        asked = convert(params, StreamParams, "stream")
+    def _stream(self, supervisor: WorkerSupervisor, asked: StreamParams) -> None:
         if asked.task is not None and asked.task not in supervisor.running:
             return  # of a task that has just ended: many may be under way
         entry = self._tasks.accounting.task_of(supervisor, asked.task)
@@ -227,14 +217,12 @@ class WorkerApi:
         if entry is not None:
             self._tasks.accounting.record_heartbeat(entry)
 
-    def _usage(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> None:
-        asked = convert(params, UsageParams, "usage")
+    def _usage(self, supervisor: WorkerSupervisor, asked: UsageParams) -> None:
         entry: Entry | None = self._tasks.accounting.task_of(supervisor, asked.task)
         if entry is not None:
             self._tasks.accounting.record_usage(entry, asked.tokens, asked.cost_cents)
 
-    def _log(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> None:
-        asked = convert(params, WorkerLogParams, "log")
+    def _log(self, supervisor: WorkerSupervisor, asked: WorkerLogParams) -> None:
         level = asked.level if asked.level in LEVELS else "info"
         threshold = supervisor.spec.monitoring.agent_log_level
         if threshold not in LEVELS or LEVELS.index(level) >= LEVELS.index(threshold):

@@ -9,7 +9,6 @@ from msgspec.structs import replace
 from corral.supervisor.api.metrics.collector import label_ms, wait_until_next
 from corral.supervisor.api.metrics.health import health_score
 from corral.supervisor.api.metrics.histogram import bucket_of, difference, merged, quantile_ms, upper_ms
-from corral.supervisor.api.metrics.rollup import PERIOD_MS, RollUp, Row, Tier
 from corral.supervisor.api.metrics.series import (
     POINTS,
     Range,
@@ -20,7 +19,20 @@ from corral.supervisor.api.metrics.series import (
     ranking,
     ranking_tier,
 )
-from corral.supervisor.api.metrics.step import DAEMON, Step, added, decoded, encoded, gained, is_worth_a_row, total
+from corral.supervisor.api.metrics.step import (
+    DAEMON,
+    PERIOD_MS,
+    RollUp,
+    Row,
+    Step,
+    Tier,
+    added,
+    decoded,
+    encoded,
+    gained,
+    is_worth_a_row,
+    total,
+)
 from corral.supervisor.config.spec.spec import Metrics
 from corral.worker.contract.errors import InvalidParams
 

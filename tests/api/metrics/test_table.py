@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.supervisor.api.metrics.rollup import PERIOD_MS, RollUp, Row, Tier
-from corral.supervisor.api.metrics.step import DAEMON, Step, total
+from corral.supervisor.api.metrics.step import DAEMON, PERIOD_MS, RollUp, Row, Step, Tier, total
 from corral.supervisor.api.metrics.table import MetricTable, storage_bytes
 from corral.supervisor.records.store.store import Store
 

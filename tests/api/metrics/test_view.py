@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from corral.supervisor.api.metrics.rollup import Row, Tier
-from corral.supervisor.api.metrics.step import Step
+from corral.supervisor.api.metrics.step import Row, Step, Tier
 from corral.supervisor.api.metrics.view import MetricsView
 
 pytestmark = pytest.mark.core

@@ -11,7 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # has no stubs
 
 from corral.cli.daemon.init import TEMPLATES, planned
-from corral.supervisor.api.schema import reference
+from corral.supervisor.api.schema import documents as reference
 from corral.supervisor.api.schema.documents import DOCUMENTS, schema_of
 from corral.supervisor.config.decoding.keys import fields_of, sentences_of
 from corral.supervisor.config.spec.loader import decode

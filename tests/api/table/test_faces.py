@@ -12,8 +12,8 @@ import pytest
 from corral import AgentRuntime, Runtime
 from corral.cli.__main__ import command_line
 from corral.supervisor.api import agent_methods, daemon_methods, task_methods
+from corral.supervisor.api.schema.documents import components, openrpc, results_of
 from corral.supervisor.api.table.handlers import SERVES
-from corral.supervisor.api.table.openrpc import components, openrpc, results_of
 from corral.worker.contract.records import Task
 from corral.worker.control.results import TaskInShort
 from corral.worker.methods.method import AnyMethod
