@@ -100,7 +100,7 @@ async def run(
                 )
                 memory_server = built_in(config, paths, groups.workers.host.default_user)
                 kept = frozenset[str]() if left is None else left.folders
-                life = life_of(groups, memory_server, end.is_urgent, kept)
+                life = life_of(groups, memory_server, end.is_urgent, kept, () if left is None else left.tasks)
                 await start_launcher(groups, processes, None if left is None else left.launcher)
                 upgrades = Upgrades(groups, started, adoption)
                 next_program = await _Daemon(groups, life, end, upgrades, adoption).serve(lock, started, manager)
@@ -209,8 +209,11 @@ class _Daemon:
         left, groups = self._adoption.handover, self._groups
         owners = await groups.agents.agents.take_up(left.agents)
         self._adoption.succeed()
+        groups.tasks.recovery.take_up(left.tasks)
         groups.workers.launcher.take_up(left.launcher, owners)
         groups.daemon_log.set_level(left.log_level)
+        for supervisor in groups.agents.agents.registry.lives():
+            supervisor.resume()
 
     async def _open_web(self, api: ApiGroup, place: WebPlace) -> "HttpServer | None":
         """Serves HTTP, if that is wanted."""

@@ -84,7 +84,7 @@ def make_tasks(records: RecordsGroup, workers: WorkersGroup, tenants: TenantsGro
     }
     dispatcher = Dispatcher(writer, endings, running, executor, runners, budgets, agents.hibernation)
     submission = Submission(writer, admission, accounting, endings, composites, dispatcher, turns)
-    recovery = Recovery(store, writer, running, rules, accounting, endings, submission)
+    recovery = Recovery(store, writer, running, rules, accounting, endings, submission, dispatcher)
     tasks = Tasks(writer, admission, accounting, endings, composites, dispatcher, submission)
     composites.execute_with(WorkflowEngine(bus, running, tasks, routing))
 

@@ -36,6 +36,10 @@ recovery.restart_backoff_max = "1h"
 """
 
 
+LISTENS = '[agents.echo]\ncommand = ["sleep", "1000"]\nprotocol = "none"\nlisten = ["unix:{path}"]\n'
+"""An agent that cannot be taken along."""
+
+
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
     folder = tmp_path_factory.mktemp("upgrade")
@@ -161,7 +165,7 @@ def test_a_changed_configuration_is_named(daemon: DaemonProcess) -> None:
 
 
 def test_what_cannot_be_taken_along_is_waited_for_and_then_named(tmp_path: Path) -> None:
-    config = f'[agents.echo]\ncommand = ["{sys.executable}", "{AGENTS / "raw_worker.py"}", "garbage"]\n'
+    config = LISTENS.format(path=tmp_path / "l.sock")
     with DaemonProcess(tmp_path, config) as daemon:
         daemon.await_worker("echo-0", lambda w: w["state"] == "Ready")
         before = lives(daemon)
@@ -169,12 +173,47 @@ def test_what_cannot_be_taken_along_is_waited_for_and_then_named(tmp_path: Path)
         with pytest.raises(Conflict) as refusal:
             daemon.call("daemon.upgrade", timeout_s=1.0)
         assert time.monotonic() - begun >= 1.0
-        assert (refusal.value.data["reason"], "echo-0" in refusal.value.message) == ("busy", True)
+        assert (refusal.value.data["reason"], "echo" in refusal.value.message) == ("busy", True)
         check_unchanged(daemon, before, 0)
 
 
+def test_tasks_in_flight_end_once_and_their_callers_are_answered(tmp_path: Path) -> None:
+    command = f'["{sys.executable}", "-P", "{AGENTS / "upgraded_agent.py"}"]'
+    config = f"[agents.slow]\ncommand = {command}\ninstances = 2\nresources.max_concurrent_requests = 4\n"
+    with DaemonProcess(tmp_path, config) as daemon, ThreadPoolExecutor(20) as pool:
+        for number in (0, 1):
+            daemon.await_worker(f"slow-{number}", lambda w: w["state"] in ("Ready", "Idle"))
+        before = {worker: life[:2] for worker, life in lives(daemon).items()}
+        seconds = [0.3 * number for number in range(1, 13)]
+        runs = [
+            pool.submit(
+                daemon.call,
+                "task.run",
+                agent="slow",
+                objective="work",
+                input={"seconds": each},
+                durable=number % 2 == 0,
+            )
+            for number, each in enumerate(seconds[:8])
+        ]
+        until(lambda: daemon.call("daemon.status")["tasks"]["running"] == 8)
+        runs += [
+            pool.submit(daemon.call, "task.run", agent="slow", objective="work", input={"seconds": each})
+            for each in seconds[8:]
+        ]
+        until(lambda: daemon.call("daemon.status")["tasks"]["queued"] >= 4)
+        for number in range(1, 3):
+            assert daemon.call("daemon.upgrade")["upgrades"] == number
+        ended = [run.result(BOUND_S) for run in runs]
+        assert [each["output"] for each in ended] == [{"given": 1, "delivery": 1}] * 12
+        assert {(each["state"], each["attempt"], each["delivery"]) for each in ended} == {("succeeded", 1, 1)}
+        assert {worker: life[:2] for worker, life in lives(daemon).items()} == before
+        records = daemon.call("log.read", names=["slow"], n=1000)["records"]
+        assert sorted(record["text"] for record in records) == sorted(f"done {each['id']}" for each in ended)
+
+
 def test_a_second_upgrade_during_the_first_is_refused(tmp_path: Path) -> None:
-    config = f'[agents.echo]\ncommand = ["{sys.executable}", "{AGENTS / "raw_worker.py"}", "garbage"]\n'
+    config = LISTENS.format(path=tmp_path / "l.sock")
     with DaemonProcess(tmp_path, config) as daemon, ThreadPoolExecutor(2) as pool:
         daemon.await_worker("echo-0", lambda w: w["state"] == "Ready")
         calls = [pool.submit(daemon.call, "daemon.upgrade", timeout_s=2.0) for _ in range(2)]

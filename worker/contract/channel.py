@@ -61,10 +61,14 @@ class Call(NamedTuple):
 
 
 class ChannelHandover(NamedTuple):
-    """Holds the state of a connection for another program: `requests` are those that are being served."""
+    """Holds the state of a connection for another program.
+
+    `requests` are those that are being served, `unread` is what was read and not looked at.
+    """
 
     peer: PeerHandover
     requests: tuple[Request, ...]
+    unread: bytes = b""
 
 
 class Channel(asyncio.Protocol):
@@ -117,6 +121,8 @@ class Channel(asyncio.Protocol):
         self._on_message = on_message
         self._on_closed = on_closed
         self._turns = turns
+        self._is_held = False
+        self._unread = b""  # while it is held
         self._left: Iterator[Event] | None = None
         """What was read and is still to be served; meanwhile nothing more is read."""
         self._lost = lost
@@ -257,33 +263,55 @@ class Channel(asyncio.Protocol):
         """Returns the requests of the peer that are being served."""
         return [request for request, _ in self._serving.values()]
 
+    def go_on_as(self, request: Request) -> None:
+        """Hands another request over in place of the one with its id, if that is still being served."""
+        found = self._serving.get(request.id)
+        if found is not None:
+            self._serving[request.id] = request, found[1]
+
     @property
     def is_drained(self) -> bool:
-        """Returns whether all output is in the kernel."""
+        """Returns whether all output is in the kernel, and all messages that were read have been served."""
         is_written = self._writer is not None and self._writer.get_write_buffer_size() == 0
-        return is_written and not self.peer.has_unsent and not self.is_closed
+        return is_written and not self.peer.has_unsent and not self.is_closed and self._left is None
 
     def hold(self) -> None:
         """Reads nothing more, until `release`: what the peer sends stays in the kernel."""
-        if not self.is_closed and self._reader is not None and not self._reader.is_closing():
-            cast("asyncio.ReadTransport", self._reader).pause_reading()
+        self._is_held = True
+        self._read_or_rest()
 
     def release(self) -> None:
         """Reads again."""
-        if not self.is_closed and self._reader is not None and not self._reader.is_closing():
-            cast("asyncio.ReadTransport", self._reader).resume_reading()
+        self._is_held = False
+        unread, self._unread = self._unread, b""
+        if unread:
+            self.data_received(unread)
+        self._read_or_rest()
+
+    def _read_or_rest(self) -> None:
+        """Reads from the transport unless it is held, or has read more than was served."""
+        reader = cast("asyncio.ReadTransport | None", self._reader)
+        is_wanted = self._left is None and not self._is_held
+        # What comes while the transport is being made comes before it is known.
+        if reader is None or reader.is_closing() or reader.is_reading() == is_wanted:
+            return
+        if is_wanted:
+            reader.resume_reading()
+        else:
+            reader.pause_reading()
 
     def hand_over(self) -> ChannelHandover:
         """Returns the state with which another program goes on; for one that is held and drained."""
-        return ChannelHandover(self.peer.hand_over(), tuple(self.requests))
+        return ChannelHandover(self.peer.hand_over(), tuple(self.requests), self._unread)
 
     def take_up(self, left: ChannelHandover) -> dict[Id, asyncio.Future[object]]:
-        """Goes on from the state of another program, once it is connected and before the loop turns.
+        """Goes on from the state of another program, before anything is read.
 
         The requests of the peer are served anew. Returns the answers to the own ones that are in flight, by their ids.
         """
         answers = {request_id: self._loop.create_future() for request_id in left.peer.asked}
         self.peer.take_up(left.peer, answers)
+        self._unread = left.unread + self._unread
         self._arm_expiry()
         for request in left.requests:
             self._begin(request)
@@ -507,7 +535,9 @@ class Channel(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Serves the messages in the next bytes of the peer."""
-        if self._turns is None:
+        if self._is_held:
+            self._unread += data
+        elif self._turns is None:
             self._serve_some(self.peer.receive(data))
         elif self._left is None:
             self._left = self._events(data)
@@ -522,7 +552,6 @@ class Channel(asyncio.Protocol):
     def _go_on(self) -> None:
         """Serves what was read for as long as it is this channel's turn."""
         turns, left = self._turns, self._left
-        reader = cast("asyncio.ReadTransport | None", self._reader)
         if turns is None or left is None:
             return  # it has ended
         is_over = self._serve_some(left, turns.slice_end())
@@ -530,13 +559,7 @@ class Channel(asyncio.Protocol):
             self._left = None
         else:
             turns.wait(self._go_on)
-        # What comes while the transport is being made comes before it is known.
-        if reader is None or reader.is_closing() or reader.is_reading() == is_over:
-            return
-        if is_over:
-            reader.resume_reading()
-        else:
-            reader.pause_reading()
+        self._read_or_rest()
 
     def _serve_some(self, events: Iterable[Event], until: float | None = None) -> bool:
         """Serves messages, until a time on `time.perf_counter`; returns whether none is left."""

@@ -533,6 +533,11 @@ class Peer:
         return bool(self._outgoing)
 
     @property
+    def asked(self) -> list[str]:
+        """Returns the methods of the own requests without a response."""
+        return [method for method, _, _ in self._in_flight.values()]
+
+    @property
     def in_flight(self) -> int:
         """Returns the number of own requests without a response."""
         return len(self._in_flight)

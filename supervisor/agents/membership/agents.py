@@ -229,15 +229,28 @@ class Agents:
             for agent in self.agents.values()
         }
 
+    def hold(self) -> None:
+        """Reads no more messages of workers, until `release`."""
+        for each in self.registry.lives():
+            each.hold()
+
+    def release(self) -> None:
+        """Reads the messages of workers again."""
+        for each in self.registry.lives():
+            each.release()
+
     async def take_up(self, left: Mapping[str, AgentHandover]) -> dict[str, WorkerSupervisor]:
-        """Goes on from what the program before has left; returns the supervisors of the units that have processes."""
+        """Goes on from what the program before has left; returns the supervisors of the units that have processes.
+
+        `resume` of each follows, when what runs on them was taken up.
+        """
         found = {name: self.agents[name] for name in left if name in self.agents}
         for name, agent in found.items():
             await self.replicas.fit(agent, len(left[name].workers))
         for name, agent in found.items():
             agent.held = left[name].held
             for supervisor, worker in zip(agent.supervisors, left[name].workers, strict=True):
-                supervisor.take_up(worker)
+                await supervisor.take_up(worker)
         self._taken_up = frozenset(found)
         return {each.life.unit: each for each in self.registry.lives() if each.life is not None}
 

@@ -5,6 +5,7 @@ A handler module has a class whose constructor takes what its methods need. It m
 
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from pwd import getpwuid
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
@@ -55,6 +56,14 @@ class Caller(Protocol):
     def log_in(self, digest: bytes | None, tenant: str) -> None:
         """Restricts the connection to what the token of a digest permits, None for no token, and to a tenant, "" for none."""
         ...
+
+
+def _nothing(_: str, __: Mapping[str, object]) -> None:
+    return
+
+
+GOES_ON_AS: ContextVar[Callable[[str, Mapping[str, object]], None]] = ContextVar("GOES_ON_AS", default=_nothing)
+"""Takes the call that is served in place of the present one when another program takes the daemon over."""
 
 
 def turn_key(caller: Caller) -> str:

@@ -42,7 +42,7 @@ from corral.worker.control.results import (
 from corral.worker.methods import task as methods
 from corral.worker.methods.task import APPROVAL_ANSWER, APPROVAL_LIST, APPROVAL_SHOW
 
-from ..table.handlers import Caller, made_by, serve
+from ..table.handlers import GOES_ON_AS, Caller, made_by, serve
 
 FOLLOWED = ("task.queued", "task.started", "task.progress", "task.retried", "task.ended")
 """Event types of a task, and of those below it, that `task.follow` sends."""
@@ -126,6 +126,7 @@ class TaskMethods:
     @serve(methods.TASK_RUN)
     async def _run(self, params: TaskRunParams, caller: Caller) -> Task:
         task = await self._tasks.submit(params, Origin(tenant=caller.tenant))
+        GOES_ON_AS.get()(methods.TASK_WAIT.name, {"task": task.id, "stream": params.stream})
         return await self._ended(task.id, caller, params.stream)
 
     @serve(methods.TASK_SUBMIT)

@@ -9,6 +9,7 @@ from functools import partial
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.config.spec.in_force import InForce
 from corral.supervisor.config.spec.spec import Config, Spec, Tasks
+from corral.supervisor.tasks.run.backlog import TaskHandover
 from corral.supervisor.tasks.run.table import Records, Retention
 from corral.supervisor.tenants.registry.removal import take_up
 from corral.supervisor.workers.process.launcher_client import Launcher
@@ -44,10 +45,13 @@ class Room:
     expire: Expire = nothing
 
 
-def life_of(groups: Groups, built_in: Spec, is_urgent: asyncio.Event, kept: frozenset[str] = frozenset()) -> list[Room]:
+def life_of(
+    groups: Groups, built_in: Spec, is_urgent: asyncio.Event, kept: frozenset[str], left: Sequence[TaskHandover]
+) -> list[Room]:
     """Returns the parts of the daemon, in the order in which they load, start, and close.
 
-    The folders `kept` are of workers that were taken up. A part stands after those that it asks while it loads, and after those whose ends it records while it closes.
+    The folders `kept` are of workers, and `left` are tasks, that another program of the daemon has handed over. A part
+    stands after those that it asks while it loads, and after those whose ends it records while it closes.
     """
     records, workers, tenants, agents = groups.records, groups.workers, groups.tenants, groups.agents
     tasks, figures, running, host = groups.tasks, groups.figures, groups.agents.agents, groups.workers.host
@@ -91,7 +95,7 @@ def life_of(groups: Groups, built_in: Spec, is_urgent: asyncio.Event, kept: froz
         Room("model calls", load=groups.models.ledger.load),
         Room(
             "tasks",
-            load=tasks.recovery.load,
+            load=partial(tasks.recovery.load, left),
             start=tasks.tasks.boot,
             close=tasks.tasks.close,
             expire=partial(_expire_tasks, Records(records.store), running),

@@ -15,6 +15,7 @@ from msgspec import Struct
 from corral.supervisor.agents.membership.agents import AgentHandover
 from corral.supervisor.faces.socket.unix import ListenerHandover
 from corral.supervisor.records.logs.daemon_log import Level
+from corral.supervisor.tasks.run.backlog import TaskHandover
 from corral.supervisor.workers.process.launcher_client import LauncherHandover
 from corral.worker.contract.errors import Conflict
 
@@ -54,15 +55,16 @@ class Handover(Struct, frozen=True, kw_only=True):
     launcher: LauncherHandover
     agents: Mapping[str, AgentHandover]
     listener: ListenerHandover
+    tasks: tuple[TaskHandover, ...] = ()
 
     @property
     def descriptors(self) -> list[int]:
         """Returns all descriptors that are handed over."""
-        lives = [worker.life for agent in self.agents.values() for worker in agent.workers if worker.life is not None]
+        workers = [worker for agent in self.agents.values() for worker in agent.workers]
         return [
             *self.launcher.descriptors,
             *self.listener.descriptors,
-            *(fd for each in lives for fd in each.descriptors),
+            *(fd for each in workers for fd in each.descriptors),
         ]
 
     @property

@@ -130,6 +130,7 @@ class Upgrades:
             journal_stream=groups.daemon_log.journal_stream,
             launcher=groups.workers.launcher.hand_over(),
             agents=groups.agents.agents.hand_over(),
+            tasks=groups.tasks.tasks.hand_over(),
             listener=listener.hand_over(),
         )
 
@@ -138,11 +139,13 @@ class Upgrades:
 
         Callers are held for short times only, until the calls that were begun have ended.
         """
-        listener, give_up_at = self._listener, self._loop.time() + timeout_s
+        listener, agents = self._listener, self._groups.agents.agents
+        give_up_at = self._loop.time() + timeout_s
         assert listener is not None, "the daemon serves"
         while True:
             held_at = self._loop.time()
             listener.hold()
+            agents.hold()
             while found := self._obstacles():
                 if self._loop.time() >= min(held_at + HOLD_S, give_up_at):
                     break
@@ -151,6 +154,7 @@ class Upgrades:
                 self._groups.workers.launcher.hold()
                 hold_pipes()
                 return self._handover(held_at)
+            agents.release()
             listener.release()
             if self._loop.time() >= give_up_at:
                 more = f", and {len(found) - NAMED} more" if len(found) > NAMED else ""

@@ -19,6 +19,7 @@ from msgspec import Struct
 from corral import __version__
 from corral.mcp.endpoint.server import McpEndpoint
 from corral.mcp.protocol.messages import Caller
+from corral.supervisor.api.table.handlers import GOES_ON_AS
 from corral.supervisor.api.table.table import Control
 from corral.supervisor.tasks.run.buffer import METHOD as PART
 from corral.supervisor.tenants.quotas.connections import Clients, allowed
@@ -451,6 +452,7 @@ class Connection(Channel):
         self.permission = permission
         self.tenant = self._bound
         self.agents = self._agents()
+        GOES_ON_AS.set(lambda method, params: self.go_on_as(Request(request.id, method, dict(params))))
         return await self._control.call(request.method, request.params, self)
 
     def _granted(self) -> Rights | None:

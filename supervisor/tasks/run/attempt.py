@@ -70,6 +70,15 @@ class BrokenOff(NamedTuple):
 Outcome = Succeeded | Failed | BrokenOff
 
 
+class AttemptHandover(msgspec.Struct, frozen=True, kw_only=True):
+    """Holds what the next program goes on from: the id of the request to the worker, and the clocks of the task."""
+
+    request: str | int
+    begun: float
+    beat_at: float
+    asked_s: float
+
+
 class Attempt:
     """Runs one attempt."""
 
@@ -95,6 +104,8 @@ class Attempt:
         """True if there was one before, which may have left a checkpoint."""
         self._loop = alarms.loop
         self._beat_at = self._loop.time()
+        self._begun: float | None = None
+        """Since when its time counts, less the pauses before; None before it is sent."""
         self._call: Call | None = None
         self._channel: Channel | None = None
         self._answer = _Answer(loop=self._loop)
@@ -102,6 +113,27 @@ class Attempt:
         self._asked_at = 0.0
         self._asked_s = 0.0  # in which a question was open, up to the last answer
         self._all_answered: asyncio.Event | None = None  # there while a question is open
+
+    # -- from one program of the daemon to the next
+
+    @property
+    def is_carried(self) -> bool:
+        """Returns whether another program can go on with it: its worker has the task, and nothing has ended it."""
+        is_open = not self._answer.done() and not self._stop.done() and not self._questions
+        return self._call is not None and self._begun is not None and is_open
+
+    def hand_over(self) -> AttemptHandover:
+        """Returns what the next program goes on from."""
+        assert self._call is not None, "it is carried"
+        assert self._begun is not None, "it is carried"
+        return AttemptHandover(request=self._call.id, begun=self._begun, beat_at=self._beat_at, asked_s=self._asked_s)
+
+    def take_up(self, left: AttemptHandover, answer: asyncio.Future[object]) -> None:
+        """Goes on from what the program before has left: the worker is sent nothing."""
+        self._channel = self.supervisor.channel
+        self._call = Call(left.request, self._answer)
+        self._begun, self._beat_at, self._asked_s = left.begun, left.beat_at, left.asked_s
+        answer.add_done_callback(self._answer.follow)
 
     @property
     def is_handed_over(self) -> bool:
@@ -241,8 +273,10 @@ class Attempt:
         """
         limit_s = self._limits.timeout_s
         stall_s = self.supervisor.worker.spec.monitoring.stall_timeout
-        self._beat_at = self._loop.time()
-        begun = self._beat_at - self.supervisor.worker.frozen_s(self._beat_at)
+        if self._begun is None:
+            self._beat_at = self._loop.time()
+            self._begun = self._beat_at - self.supervisor.worker.frozen_s(self._beat_at)
+        begun = self._begun
         while True:
             due = begun + limit_s + self._still_s(self._loop.time())
             if stall_s > 0:
@@ -386,6 +420,13 @@ class _Answer(asyncio.Future[object]):
         super().set_exception(exception)
         self.exception()  # counts as read: an attempt that has ended otherwise asks no more, and that is no fault
         self._wake()
+
+    def follow(self, other: asyncio.Future[object]) -> None:
+        """Ends as another future has ended."""
+        if (error := other.exception()) is not None:
+            self.set_exception(error)
+        else:
+            self.set_result(other.result())
 
     def _wake(self) -> None:
         if self.waiting is not None and not self.waiting.done():

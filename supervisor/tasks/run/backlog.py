@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.supervisor.workers.usage.task_usage import Meter
 from corral.worker.contract.errors import Cancelled, CorralError
@@ -20,7 +22,7 @@ from corral.worker.contract.records import Task, TaskState
 
 from ..rules.boundaries import Limits
 from ..rules.queue import TaskQueue, rank
-from .attempt import Attempt
+from .attempt import Attempt, AttemptHandover
 from .buffer import PartBuffer
 
 CLOCK_CHECK_S = 60.0
@@ -56,6 +58,21 @@ class Origin(NamedTuple):
 
 
 NO_ORIGIN = Origin()
+
+
+class TaskHandover(Struct, frozen=True, kw_only=True):
+    """Holds what the next program goes on from: a task as it is now, which the store has otherwise or not at all.
+
+    `attempt` is there where a worker has it; `children` are the tokens and cents of those below it.
+    """
+
+    task: Task
+    created: float
+    since: float
+    due: float | None
+    is_measured: bool
+    children: tuple[int, float]
+    attempt: AttemptHandover | None
 
 
 @dataclass(slots=True, eq=False)
@@ -119,6 +136,33 @@ class Entry:
     def is_unseen(self) -> bool:
         """Returns True if no worker was sent the attempt that has just ended."""
         return self.attempt is not None and not self.attempt.is_handed_over
+
+    @property
+    def obstacle(self) -> str:
+        """Returns why no other program can go on with it; empty where one can."""
+        task = self.task
+        name = f'task "{task.id}" of "{task.agent}"'
+        if self.is_ending or self.answered_at or self.accepted is not None:
+            return f"{name} is being written"
+        if self.parts is not None:
+            return f"{name} streams"
+        if task.state != "running":
+            return "" if task.durable and not self.is_begun else f"{name} waits, and is kept in memory alone"
+        is_carried = self.attempt is not None and self.attempt.is_carried
+        return "" if is_carried and task.kind == "task" and task.session is None else f"{name} runs"
+
+    def hand_over(self) -> TaskHandover:
+        """Returns what the next program goes on from; for one without an `obstacle`."""
+        attempt = self.attempt
+        return TaskHandover(
+            task=self.task,
+            created=self.created,
+            since=self.since,
+            due=self.due,
+            is_measured=self.is_measured,
+            children=(self.children_tokens, self.children_cost_cents),
+            attempt=None if attempt is None or not attempt.is_carried else attempt.hand_over(),
+        )
 
     def notify(self) -> None:
         """Calls the listeners with its record."""

@@ -24,7 +24,7 @@ from corral.worker.contract.records import Task, TaskKind
 
 from ..rules.availability import Down, free_slots, slot_of, takes_tasks, waits_when_down, wanted_workers, why_down
 from ..rules.queue import TaskQueue
-from .attempt import Attempt
+from .attempt import Attempt, AttemptHandover
 from .backlog import Dependencies, Entry, waiting_reason
 from .budgets import Budgets
 from .endings import Endings, agent_gone, not_begun_in_time
@@ -376,6 +376,10 @@ class Dispatcher(Queues):
         entry = self._backlog.find(found[0])
         assert entry is not None, "an ended task waits no more"
         return entry, worker
+
+    def take_up(self, entry: Entry, supervisor: WorkerSupervisor, left: AttemptHandover) -> None:
+        """Goes on with an attempt that another program of the daemon has left."""
+        self._executor.take_up(entry, supervisor, self, left)
 
     def release(self, supervisor: WorkerSupervisor, task: Task) -> None:
         """Frees the place of a task on a worker, and dispatches the next."""

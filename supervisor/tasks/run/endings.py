@@ -46,9 +46,9 @@ class Endings:
         task.add_done_callback(self._running.discard)
 
     @property
-    def is_busy(self) -> bool:
-        """Returns whether an attempt runs, or an end is being written."""
-        return bool(self._running)
+    def under_way(self) -> int:
+        """Returns the number of attempts that run, and of ends that are being written."""
+        return len(self._running)
 
     async def close(self) -> None:
         """Waits for attempts and ends that are still being written; their workers are gone."""

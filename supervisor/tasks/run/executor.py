@@ -21,6 +21,7 @@ from corral.supervisor.records.telemetry.tracing import Tracing
 from corral.supervisor.workers.supervision.checkpoints import Checkpoints
 from corral.supervisor.workers.supervision.incarnation import Incarnation
 from corral.supervisor.workers.supervision.limit_enforcer import LimitEnforcer
+from corral.supervisor.workers.supervision.line import CorralLine
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.supervisor.workers.usage.task_usage import Meters, peak_bytes
 from corral.worker.contract.errors import (
@@ -35,7 +36,18 @@ from corral.worker.contract.errors import (
 from corral.worker.contract.records import Task
 from corral.worker.contract.worker_messages import TaskResult
 
-from .attempt import Alarms, Attempt, BrokenOff, Failed, Outcome, Succeeded, given_up, is_breach, state_of
+from .attempt import (
+    Alarms,
+    Attempt,
+    AttemptHandover,
+    BrokenOff,
+    Failed,
+    Outcome,
+    Succeeded,
+    given_up,
+    is_breach,
+    state_of,
+)
 from .backlog import Backlog, Entry
 from .endings import Endings
 from .record_writer import REASON_CHARS, RETRY_AFTER_S, RecordWriter
@@ -188,6 +200,19 @@ class Executor:
         if written is None:
             written = self._begin_now(entry, attempt, started)
         self._endings.keep(self._run(entry, attempt, _Place(scheduler, supervisor, started), written))
+
+    def take_up(self, entry: Entry, supervisor: WorkerSupervisor, scheduler: Scheduler, left: AttemptHandover) -> None:
+        """Goes on with an attempt that another program of the daemon has left; the worker is sent nothing."""
+        task = entry.task
+        entry.stop = self._loop.create_future()
+        entry.limits = self._rules.limits(task, supervisor.worker.spec.resources)
+        attempt = Attempt(task, entry.limits, entry.size_bytes, supervisor, entry.stop, self._alarms)
+        line = None if supervisor.life is None else supervisor.life.line
+        answer = line.answers[left.request] if isinstance(line, CorralLine) else None
+        assert answer is not None, "a worker that runs tasks speaks corral"
+        attempt.take_up(left, answer)
+        entry.attempt = attempt
+        self._endings.keep(self._run(entry, attempt, _Place(scheduler, supervisor, task), None))
 
     def _begin_now(self, entry: Entry, attempt: Attempt, started: Task) -> Writing | None:
         """Starts an attempt that needs no write; a defect in this ends the attempt, not the dispatcher."""

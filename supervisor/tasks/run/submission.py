@@ -8,7 +8,7 @@ Of the tasks that an earlier daemon left, those that wait go on waiting, and tho
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime
 from functools import partial
 from weakref import WeakValueDictionary
@@ -39,7 +39,7 @@ from ..rules.payload import words_bytes
 from .accounting import Accounting
 from .admission import Admission
 from .attempt import given_up
-from .backlog import NO_ORIGIN, Entry, Origin, dependency_failed, waiting_reason
+from .backlog import NO_ORIGIN, Entry, Origin, TaskHandover, dependency_failed, waiting_reason
 from .cluster import is_on_engine
 from .composite import CompositeRunner
 from .dispatcher import Dispatcher
@@ -291,7 +291,9 @@ class Recovery:
         accounting: Accounting,
         endings: Endings,
         submission: Submission,
+        dispatcher: Dispatcher,
     ) -> None:
+        self._dispatcher = dispatcher
         self._store = store
         self._writer = writer
         self._backlog = writer.backlog
@@ -301,24 +303,42 @@ class Recovery:
         self._endings = endings
         self._submission = submission
 
-    async def load(self) -> None:
-        """Loads the counts, the budgets, and the tasks that have not ended."""
+    async def load(self, left: Sequence[TaskHandover] = ()) -> None:
+        """Loads the counts, the budgets, and the tasks that have not ended.
+
+        Those that another program of this daemon has `left` run on: `take_up` follows.
+        """
+        running = {each.task.id: each for each in left}
         await self._accounting.budgets.load()
         await self._writer.load_counts()
         now, here = time.time(), asyncio.get_running_loop().time()
         entries: list[Entry] = []
-        for task, created in await self._writer.records.unfinished():
+        stored = await self._writer.records.unfinished()
+        known = {task.id for task, _ in stored}
+        stored += [(each.task, each.created) for each in left if each.task.id not in known]
+        for task, created in stored:
             due = None if task.scheduled_at is None else datetime.fromisoformat(task.scheduled_at).timestamp()
             since = here - max(0.0, now - max(created, due or created))
             entry = Entry(task, created, self._rules.limits(task), since, words_bytes(task), due)
+            if (found := running.get(task.id)) is not None:
+                entry.task, entry.is_measured = found.task, found.is_measured
+                entry.children_tokens, entry.children_cost_cents = found.children
             self._backlog.add(entry)
             self._endings.watch_deadline(entry)
             entries.append(entry)
         await self._accounting.load(self._store)
         for entry in entries:
-            await self._resume(entry)
+            await self._resume(entry, running)
 
-    async def _resume(self, entry: Entry) -> None:
+    def take_up(self, left: Sequence[TaskHandover]) -> None:
+        """Goes on with the attempts that another program has left, once their workers were taken up."""
+        for each in left:
+            entry, worker = self._backlog.find(each.task.id), each.task.worker
+            supervisor = None if worker is None else self._agents.registry.supervisor(worker)
+            if entry is not None and supervisor is not None and each.attempt is not None:
+                self._dispatcher.take_up(entry, supervisor, each.attempt)
+
+    async def _resume(self, entry: Entry, running: Collection[str]) -> None:
         task, endings = entry.task, self._endings
         if self._agents.emergency_stop is not None:
             halted = Cancelled(f'cannot finish task "{task.id}": an emergency stop')
@@ -327,13 +347,15 @@ class Recovery:
         if task.parent is not None:
             above = self._backlog.find(task.parent)
             is_awaited_again = above is not None and is_key(task.idempotency_key)
-            if not is_awaited_again and (above is None or above.task.kind == "task"):
+            if not is_awaited_again and (above is None or (above.task.kind == "task" and above.task.id not in running)):
                 # The task that delegated it begins again, and delegates again.
                 reason = "the daemon died while another task waited for it"
                 orphaned = Cancelled(f'cannot finish task "{task.id}": {reason}', reason=reason)
                 endings.keep(endings.end(entry, "cancelled", orphaned))
                 return
             self._accounting.add_child(entry)
+        if task.id in running:
+            return
         if task.state == "running" and task.kind in ("task", "job"):
             is_gone = task.agent not in self._agents.agents
             ended = Attempted(died=True, error=WorkerFailed.__name__)

@@ -20,7 +20,7 @@ from corral.worker.control.params import TaskListParams
 
 from .accounting import Accounting
 from .admission import Admission
-from .backlog import Entry, Origin, Progress
+from .backlog import Entry, Origin, Progress, TaskHandover
 from .buffer import PartBuffer
 from .composite import CompositeRunner
 from .dispatcher import Dispatcher
@@ -75,16 +75,17 @@ class Tasks:
         await asyncio.gather(self._composites.close(), self._endings.close())
         self.dispatcher.close()
 
+    # -- from one program of the daemon to the next
+
     def obstacles(self) -> list[str]:
         """Returns what no other program can go on with, each in words."""
-        found = ["the end of a task is being written"] if self._endings.is_busy else []
-        for entry in self._backlog:
-            task = entry.task
-            if task.state == "running":
-                found.append(f'task "{task.id}" of "{task.agent}" runs')
-            elif not task.durable:
-                found.append(f'task "{task.id}" of "{task.agent}" waits, and is kept in memory alone')
-        return found
+        found = [words for entry in self._backlog if (words := entry.obstacle)]
+        running = sum(entry.task.state == "running" for entry in self._backlog)
+        return found or (["the end of a task is being written"] if self._endings.under_way > running else [])
+
+    def hand_over(self) -> tuple[TaskHandover, ...]:
+        """Returns the tasks that run, with which the next program goes on; all others are in the store."""
+        return tuple(entry.hand_over() for entry in self._backlog if entry.task.state == "running")
 
     # -- records
 

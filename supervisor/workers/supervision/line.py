@@ -18,9 +18,10 @@ from corral.mcp.protocol.messages import Era
 from corral.mcp.upstream.session import Session
 from corral.supervisor.config.spec.probe_spec import WORKER_RECOVERY, Check, Readiness
 from corral.supervisor.config.spec.spec import Spec
-from corral.worker.contract.channel import Channel
+from corral.supervisor.records.logs.capture import LogStream, StreamHandover
+from corral.worker.contract.channel import Channel, ChannelHandover
 from corral.worker.contract.errors import CorralError, InvalidParams
-from corral.worker.contract.jsonrpc import Foreign, Notification, Peer, Request
+from corral.worker.contract.jsonrpc import Foreign, Id, Notification, Peer, Request
 from corral.worker.contract.misfit import misfit_of
 from corral.worker.contract.read_turns import ReadTurns
 from corral.worker.contract.worker_messages import PROTOCOL_VERSION, HealthOffer, Hello
@@ -48,6 +49,8 @@ class Hooks(Protocol):
 
     incarnation: int
     log: Log
+    printed: LogStream
+    """The stream of what is no message."""
 
     @property
     def name(self) -> str:
@@ -98,6 +101,19 @@ class Hooks(Protocol):
         ...
 
 
+class LineHandover(msgspec.Struct, frozen=True, kw_only=True):
+    """Holds what the next program goes on from: stdout and stdin of the worker, the connection, and what it announced.
+
+    `rest` is of what it prints that is no message; `answers` are not handed over but made anew from the connection.
+    """
+
+    fds: tuple[int, int]
+    channel: ChannelHandover
+    announced: tuple[str, ...]
+    checks: tuple[Check, ...]
+    rest: StreamHandover
+
+
 class Line(Protocol):
     """Speaks the protocol with one incarnation."""
 
@@ -128,6 +144,10 @@ class Line(Protocol):
         ...
 
 
+CARRIED = "task/run"
+"""The method whose requests in flight go on with the next program."""
+
+
 class CorralLine:
     """Speaks the worker protocol on the pipes of an agent's worker."""
 
@@ -137,6 +157,8 @@ class CorralLine:
         self.channel: Channel | None = None
         self.announced: tuple[str, ...] = ()
         self.checks: tuple[Check, ...] = ()
+        self.answers: Mapping[Id, asyncio.Future[object]] = {}
+        """Those to requests of the program before."""
         self._is_first = True  # of what is no message
         self._last_message_at = 0.0
         self._spec = spec
@@ -152,17 +174,9 @@ class CorralLine:
         """Sends `initialize` and checks the answer; see Line.open."""
         assert child.stdin_fd is not None, "a worker that speaks has a stdin"
         assert child.stdout_fd is not None, "a worker that speaks has a stdout"
+        await self._connect(child.stdout_fd, child.stdin_fd)
+        assert self.channel is not None, "it is connected"
         hooks = self._hooks
-        self.channel = Channel(
-            Peer(str(hooks.generation), log_foreign=True),
-            name=f'worker "{hooks.name}"',
-            on_request=hooks.serve,
-            on_notification=hooks.receive,
-            on_foreign=self._log,
-            on_message=self._note,
-            turns=hooks.turns,
-        )
-        await self.channel.open_pipes(child.stdout_fd, child.stdin_fd)
         spec = self._spec
         params: dict[str, object] = {
             "protocolVersion": PROTOCOL_VERSION,
@@ -185,6 +199,52 @@ class CorralLine:
             )
         self.announced = tuple(hello.capabilities)
         self.checks = tuple(map(_check_of, hello.health))
+
+    async def _connect(self, stdout_fd: int, stdin_fd: int, *, is_held: bool = False) -> None:
+        hooks = self._hooks
+        self.channel = Channel(
+            Peer(str(hooks.generation), log_foreign=True),
+            name=f'worker "{hooks.name}"',
+            on_request=hooks.serve,
+            on_notification=hooks.receive,
+            on_foreign=self._log,
+            on_message=self._note,
+            turns=hooks.turns,
+        )
+        if is_held:
+            self.channel.hold()
+        await self.channel.open_pipes(stdout_fd, stdin_fd)
+
+    # -- from one program of the daemon to the next
+
+    @property
+    def obstacle(self) -> str:
+        """Returns a request, in words, that no other program can go on with; empty where there is none."""
+        name, channel = self._hooks.name, self.channel
+        if channel is None or channel.is_closed:
+            return f'worker "{name}" is ending'
+        if not channel.is_drained:
+            return f'worker "{name}" does not read'
+        methods = [request.method for request in channel.requests]
+        methods += [method for method in channel.peer.asked if method != CARRIED]
+        return f'"{methods[0]}" of worker "{name}" is under way' if methods else ""
+
+    def hand_over(self, child: Child) -> LineHandover | None:
+        """Returns what the next program goes on from; None before it is connected."""
+        if self.channel is None or child.stdout_fd is None or child.stdin_fd is None:
+            return None
+        fds, rest = (child.stdout_fd, child.stdin_fd), self._hooks.printed.hand_over()
+        return LineHandover(
+            fds=fds, channel=self.channel.hand_over(), announced=self.announced, checks=self.checks, rest=rest
+        )
+
+    async def take_up(self, left: LineHandover) -> None:
+        """Goes on from what the program before has left; reads nothing before the channel is released."""
+        self._hooks.printed.take_up(left.rest)
+        self.announced, self.checks, self._is_first = left.announced, left.checks, False
+        await self._connect(*left.fds, is_held=True)
+        assert self.channel is not None, "it is connected"
+        self.answers = self.channel.take_up(left.channel)
 
     def configure(self, spec: Spec) -> None:
         """Sends the limits and the interval of heartbeats, if they differ from those that the worker knows."""

@@ -34,7 +34,7 @@ from ..process.parent import Exit
 from .health_monitor import HealthMonitor
 from .incarnation import Incarnation, LifeHandover, bring_up, is_serving
 from .job import Job
-from .line import CorralLine, Log, McpLine, line_of
+from .line import CorralLine, LineHandover, Log, McpLine, line_of
 from .probes import Finding
 from .requests import Requests
 from .shared import Shared, utc_now
@@ -70,17 +70,25 @@ class WorkerHandover(Struct, frozen=True, kw_only=True):
     rested_at: float
     log: LogHandover
     life: LifeHandover | None
+    line: LineHandover | None = None
+    running: Mapping[str, float] = {}
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Returns the descriptors that are handed over."""
+        return [*([] if self.life is None else self.life.descriptors), *(() if self.line is None else self.line.fds)]
 
 
 class _LineHooks:
     """Connects the line of one incarnation with its supervisor."""
 
-    __slots__ = ("_supervisor", "incarnation", "log")
+    __slots__ = ("_supervisor", "incarnation", "log", "printed")
 
     def __init__(self, supervisor: "WorkerSupervisor", incarnation: int) -> None:
         self._supervisor = supervisor
         self.incarnation = incarnation
-        self.log: Log = supervisor.log.stream("stdout").line
+        self.printed = supervisor.log.stream("stdout")
+        self.log: Log = self.printed.line
 
     @property
     def name(self) -> str:
@@ -247,30 +255,53 @@ class WorkerSupervisor:
             return f'worker "{self.id}" is ending'
         if self._cordons - {Unschedulable.HIBERNATED}:
             return f'worker "{self.id}" is being replaced'
-        if worker.tree and (self.spec.protocol != "none" or self.spec.listen or self.spec.entrypoint is not None):
-            return f'worker "{self.id}" runs, of which no other program can take the connection yet'
-        return ""
+        if not worker.tree or life is None:
+            return ""
+        if life.parent is not self.shared.launcher or isinstance(life.line, McpLine):
+            return f'worker "{self.id}" runs, which no other program can take over yet'
+        return life.line.obstacle if isinstance(life.line, CorralLine) else ""
 
     def hand_over(self) -> WorkerHandover:
         """Returns what the next program goes on from; for one without an `obstacle`."""
-        life = self.life
+        life = self.life if self.worker.tree else None
+        child = None if life is None else life.child
         return WorkerHandover(
             worker={key: getattr(self.worker, key) for key in Worker.__struct_fields__ if key != "spec"},
             exits=self.exits,
             rested_at=self.rested_at,
             log=self.log.hand_over(),
-            life=None if life is None or life.child is None or not self.worker.tree else life.hand_over(),
+            life=None if life is None or child is None else life.hand_over(),
+            line=life.line.hand_over(child) if life and child and isinstance(life.line, CorralLine) else None,
+            running=self.running,
         )
 
-    def take_up(self, left: WorkerHandover) -> None:
-        """Goes on from what the program before has left, before the first event here."""
+    def hold(self) -> None:
+        """Reads no more messages of the worker, until `release`."""
+        if self.life is not None and isinstance(self.life.line, CorralLine) and self.life.line.channel is not None:
+            self.life.line.channel.hold()
+
+    def release(self) -> None:
+        """Reads its messages again."""
+        if self.life is not None and isinstance(self.life.line, CorralLine) and self.life.line.channel is not None:
+            self.life.line.channel.release()
+
+    async def take_up(self, left: WorkerHandover) -> None:
+        """Goes on from what the program before has left; `resume` follows."""
         self.worker = convert({**left.worker, "spec": self.spec}, Worker)
         self.exits, self.rested_at = left.exits, left.rested_at
         self.log.take_up(left.log)
         if left.life is not None:
             line = line_of(self.spec, _LineHooks(self, left.life.number))
             self.life = Incarnation.taken_up(left.life, line, self.shared.launcher, self.log)
+            if isinstance(line, CorralLine) and left.line is not None:
+                await line.take_up(left.line)
+                self.announced = line.announced
+        self.running = dict(left.running) or NOTHING_RUNS
+
+    def resume(self) -> None:
+        """Judges and reads the worker again, when all that runs on it was taken up."""
         self._excused_to = self._loop.time()  # nothing was read meanwhile
+        self.release()
         self._rearm()
         self.health_monitor.changed()
         self._changes.publish(self)

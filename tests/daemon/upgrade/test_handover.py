@@ -29,7 +29,12 @@ def test_a_handover_of_an_earlier_version_is_read(path: Path) -> None:
     assert (life.unit, life.child.pid, life.captures[0].stream.rest) == ("counts-0#1", 4711, b"half a li")
     assert found.launcher.units[0].key == life.unit
     assert found.listener.connections[0].channel.requests[0].method == "daemon.upgrade"
-    assert found.descriptors == [5, 6, 7, 8, 11, 12, 13]
+    assert found.descriptors == [5, 6, 7, 8, 11, 12, 13, 14, 15]
+    line, task = found.agents["counts"].workers[0].line, found.tasks[0]
+    assert (line is not None and line.channel.unread, task.attempt is not None and task.attempt.request) == (
+        b"unread",
+        "3-4",
+    )
     assert handover.decode(handover.encode(found)) == found
 
 
@@ -42,7 +47,7 @@ def test_what_a_later_version_adds_is_ignored() -> None:
 def test_a_damaged_handover_and_one_of_another_layout_are_refused() -> None:
     data = b64decode(KEPT[-1].read_text())
     for other, reason in (
-        (data[:-1] + b"\0", "damaged"),
+        (data[:-1] + bytes([data[-1] ^ 1]), "damaged"),
         (data.replace(LAYOUT, b"corral handover 9\n"), "layout"),
         (encoded({"before": 1}), "layout"),
         (b"", "layout"),
