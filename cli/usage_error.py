@@ -25,7 +25,7 @@ OPTIONS = {
 """Param of a method -> the option or argument that sets it."""
 
 _LEFT_OUT = "leave it out"
-OTHER_OPTIONS = {
+OTHER_OPTIONS: dict[str, dict[str, str]] = {
     "corral": {
         "-v": "did you mean --version?",
         "-V": "did you mean --version?",

@@ -350,7 +350,6 @@ def test_a_name_that_is_not_known_is_answered_with_the_nearest(
         ("is-failed", "corral status --failed"),
         ("list-units", "corral status"),
         ("stauts", "corral status"),
-        ("cat", "corral show"),
         ("flush", "corral logs"),
         ("pull", "corral package"),
         ("resurrect", "corrald"),
