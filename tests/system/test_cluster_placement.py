@@ -12,8 +12,11 @@ import pytest
 
 from cluster_of_daemons import Cluster, began, cluster_of
 from cluster_of_daemons import placed as placed_worker
-from corral.worker.contract.errors import Conflict, InvalidParams, Timeout
+from corral import Runtime
+from corral.worker.contract.errors import Conflict, InvalidParams, NotFound, Timeout
 from daemon_process import AGENTS, DaemonProcess
+from free_ports import free_port
+from http_api_client import Api
 
 pytestmark = pytest.mark.shell
 
@@ -204,9 +207,9 @@ def test_labels_choose_nodes_and_a_reload_adds_changes_and_removes(tmp_path: Pat
         with pytest.raises(Conflict) as kept:
             one.call("agent.set", name="single", spec={"title": "x"})
         assert kept.value.data["remedy"] == "corral reload"
-        spec: object = {"command": ["true"], "placement": {}}
+        job: object = {"command": ["true"], "type": "oneshot", "placement": {}}
         with pytest.raises(InvalidParams):
-            two.call("agent.add", name="other", spec=spec)
+            two.call("agent.add", name="other", spec=job)
         one.config.write_text(table)
         one.call("daemon.reload")
         cluster.until(lambda: homes(cluster) == [])
@@ -241,3 +244,42 @@ def test_a_spread_agent_is_on_all_nodes_after_a_start_at_once_and_after_a_node_c
         cluster.until(lambda: sorted(homes(cluster, "many")) == ["one", "two"])
         done = [one.call("task.run", agent="many", objective="x", input=n) for n in range(4)]
         assert [each["state"] for each in done] == ["succeeded"] * 4
+
+
+@pytest.mark.parametrize("kind", ["nats", "redis"])
+def test_placed_agents_are_added_and_removed_at_run_time_on_any_node_and_outlive_it(
+    tmp_path: Path, folder: Path, kind: str
+) -> None:
+    with cluster_of(tmp_path, kind) as cluster:
+        one = cluster.add("one", f'labels = {{ zone = "a" }}\n[daemon]\nhttp = "127.0.0.1:{free_port()}"\n')
+        two = cluster.add("two", 'labels = { zone = "b" }\n')
+        spec: dict[str, object] = {
+            "command": [sys.executable, str(AGENTS / "placed_agent.py")],
+            "config": {"folder": str(folder)},
+            "placement": {"labels": {"zone": "b"}},
+        }
+        with Runtime.connect(one.config.parent / "corral.sock") as runtime:
+            added = runtime.add_agent("single", spec)
+            assert (added.state, [each.id for each in added.workers]) == ("Ready", ["single-0"])
+            assert homes(cluster) == ["two"]
+            assert runtime.execute_task("single", "x", input=7).state == "succeeded"
+        with pytest.raises(Conflict):
+            two.call("agent.add", name="single", spec=spec)
+        file = tmp_path / "more.toml"
+        file.write_text(placed(folder, "filed", "{ replicas = 2 }"))
+        assert two.corral("add", "--file", str(file)).returncode == 0
+        assert len(homes(cluster, "filed")) == 2
+        api = Api(one)
+        assert api.ask("POST", "/agents", {"name": "web", "spec": spec | {"placement": {}}}).status in (200, 201)
+        assert len(homes(cluster, "web")) == 1
+        with pytest.raises(Timeout) as nowhere:
+            one.call("agent.add", name="far", spec=spec | {"placement": {"labels": {"zone": "c"}}})
+        assert "2 without the labels" in str(nowhere.value.data["reason"])
+        cluster.nodes.pop("one").kill()  # that added them
+        cluster.until(lambda: len(homes(cluster, "filed")) == 2)
+        assert two.call("task.run", agent="single", objective="x", input=8)["state"] == "succeeded"
+        assert two.corral("rm", "single", "far").returncode == 0
+        assert homes(cluster) == []
+        assert "single" not in [each["name"] for each in two.call("agent.list")["agents"]]
+        with pytest.raises(NotFound):
+            two.call("task.submit", agent="single", objective="x")

@@ -184,7 +184,7 @@ class Membership:
         specs = [self.decoded(addition) for addition in additions]
         for spec in specs:
             if spec.placement is not None:
-                reason = "a placed agent stands in the configuration file of a node"
+                reason = "the nodes of a cluster run it: add it at one of them, without agents of this daemon"
                 raise InvalidParams(f'cannot set "{spec.name}": {reason}', key="placement", reason=reason)
         self._registry.check_worker_ids(specs)
         new = {spec.name: spec for spec in specs}

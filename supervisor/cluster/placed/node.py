@@ -20,7 +20,7 @@ from corral.supervisor.workers.group import WorkersGroup
 from corral.supervisor.workers.supervision.shared import utc_now
 from corral.worker.contract.errors import Conflict, CorralError, InvalidParams, NotFound, Timeout
 from corral.worker.control.nodes import Node
-from corral.worker.control.params import ScaleParams
+from corral.worker.control.params import AddAllParams, AddParams, RemoveParams, ScaleParams
 
 from ..calls.forwarding import Forwarding
 from ..calls.router import ALL_S, OPERATIONS, Router
@@ -84,7 +84,7 @@ class ClusterNode(Cluster):
         self.runner = PlacedRunner(name, self.tasks, joining)
         self.budgets = SharedBudgets(name, view, tasks.budgets)
         self.schedules = SharedSchedules(view, joining)
-        self.changes = PlacedChanges(view)
+        self.changes = PlacedChanges(name, view, agents)
         self._specs = SpecPublisher(name, agents.config, shared.bus)
         agents.in_force.subscribe(self._specs.reloaded)
         self._deadlines = Deadlines(view, self.tasks, self.changes, self.forwarding)
@@ -174,11 +174,27 @@ class ClusterNode(Cluster):
             engine = self._joining.reached(f'scale "{asked.name}"')
             statuses = self._router.statuses(asked.name, caller)
             return self.changes.scale(engine, asked, statuses)
+        if (changed := self._changed_set(asked, caller)) is not None:
+            return changed
         agent = getattr(asked, "agent", None)
         if method.startswith("memory.") and self.tasks.is_placed(agent):
             nodes = self.view.nodes_of(str(agent))
             return self._router.of_placed(method, asked, caller, nodes)
         return self._task_calls.answer(method, asked, caller)
+
+    def _changed_set(self, asked: Struct, caller: Caller) -> Awaitable[object] | None:
+        """Adds or removes placed agents in the whole cluster; returns None for a call about others."""
+        if isinstance(asked, AddParams) and "placement" in asked.spec:
+            engine = self._joining.reached(f'add "{asked.name}"')
+            return self.changes.add(engine, asked, self._router.statuses(asked.name, caller))
+        if isinstance(asked, AddAllParams) and any("placement" in each.spec for each in asked.agents):
+            engine = self._joining.reached("add agents")
+            return self.changes.add_all(engine, asked, lambda name: self._router.statuses(name, caller))
+        if isinstance(asked, RemoveParams) and asked.selector is None and asked.expected is None:
+            names = asked.names if asked.name is None else [asked.name, *asked.names]
+            if names and all(name in self.view.specs for name in names):
+                return self.changes.remove(self._joining.reached(f'remove "{names[0]}"'), names)
+        return None
 
     def _places(self, asked: Struct) -> dict[str, list[str]]:
         """Returns the nodes that run the named agents, each with their names; none unless all of them are placed."""

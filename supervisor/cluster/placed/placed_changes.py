@@ -1,17 +1,21 @@
-"""Changes placed agents on request of a caller of any node: how many replicas they have in the whole cluster.
+"""Adds, scales and removes placed agents on request of a caller of any node, in the whole cluster.
 
-The engine keeps the change, so that it outlives every node. It is in force until the agent's own table in a configuration file
+The engine keeps the change, so that it outlives every node. A number of replicas is in force until the agent's own table in a configuration file
 changes, as that of a local agent is.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec.structs import replace
 
+from corral.supervisor.agents.membership.additions import Addition
+from corral.supervisor.agents.membership.agents import Agents
+from corral.supervisor.config.spec.loader import expanded_table, why_not_placed
 from corral.worker.contract import codec
-from corral.worker.contract.errors import Conflict, NotFound, Timeout, Unreachable
-from corral.worker.control.params import ScaleParams
+from corral.worker.contract.errors import Conflict, InvalidParams, NotFound, Timeout, Unreachable
+from corral.worker.control.params import AddAllParams, AddParams, ScaleParams
 
 from ..engine.interface import Engine
 from ..lease.observer import nodes_now
@@ -43,8 +47,99 @@ Statuses = Callable[[], Awaitable[object]]
 class PlacedChanges:
     """Changes the tables of placed agents on the engine."""
 
-    def __init__(self, view: ClusterView) -> None:
+    def __init__(self, node: str, view: ClusterView, agents: Agents) -> None:
+        self._node = node
         self._view = view
+        self._agents = agents
+
+    async def add(self, engine: Engine, asked: AddParams, statuses: Statuses) -> dict[str, object]:
+        """Adds a placed agent, and returns its status with the workers of all nodes."""
+        wanted = self._added(Addition(asked.name, asked.kind, asked.spec, asked.directory or "/"), asked.start)
+        revision = await self._put_new(engine, asked.name, wanted)
+        placement = placement_of(wanted)
+        scaled = ScaleParams(name=asked.name, instances=placement.replicas if placement else 1, wait=asked.wait)
+        if scaled.wait:
+            await self._until_placed(engine, scaled.name, scaled.instances, revision)
+        return await self._status(scaled, statuses)
+
+    async def add_all(
+        self, engine: Engine, asked: AddAllParams, statuses: Callable[[str], Statuses]
+    ) -> dict[str, object]:
+        """Adds placed agents, those that are there by the rule of `present`; returns the answer of `agent.add_all`."""
+        found: dict[str, PlacedSpec] = {}
+        for each in asked.agents:
+            addition = Addition(each.name, each.kind, each.spec, each.directory or "/", each.environment)
+            found[each.name] = self._added(addition, asked.start)
+        changed: dict[str, list[str]] = {}
+        present = {name: self._view.specs[name].value for name in found if name in self._view.specs}
+        for name, known in present.items():
+            keys = sorted(
+                k for k in {**known.table, **found[name].table} if known.table.get(k) != found[name].table.get(k)
+            )
+            if asked.present == "refuse" or (keys and (asked.present == "keep" or not known.is_added)):
+                raise _taken(name)
+            if keys:
+                changed[name] = keys
+        added = [name for name in found if name not in present]
+        agents: list[object] = []
+        for name in [] if asked.dry_run else [*added, *changed]:
+            revision = await self._put_new(engine, name, found[name], may_replace=name in changed)
+            placement = placement_of(found[name])
+            scaled = ScaleParams(name=name, instances=placement.replicas if placement else 1, wait=asked.wait)
+            if scaled.wait:
+                await self._until_placed(engine, name, scaled.instances, revision)
+            agents.append(await self._status(scaled, statuses(name)))
+        unchanged = [name for name in present if name not in changed]
+        return {"agents": agents, "failures": {}, "added": added, "changed": changed, "unchanged": unchanged}
+
+    def _added(self, addition: Addition, start: bool) -> PlacedSpec:
+        name = addition.name
+        spec = self._agents.membership.decoded(addition)
+        reason = why_not_placed(spec)
+        if reason or spec.placement is None:
+            reason = reason or "agents with and without a placement are added one after the other"
+            raise InvalidParams(f'cannot add "{name}": {reason}', key="placement", reason=reason)
+        local = self._agents.agents.get(name)
+        if local is not None and local.spec.placement is None:
+            raise _taken(name)
+        self._agents.groups.check_free(name, "add")
+        table = expanded_table(spec) | ({} if start else {"autostart": False})
+        directory = spec.process.working_directory or "/"
+        return PlacedSpec(table=table, directory=directory, by=self._node, is_added=True)
+
+    async def _put_new(self, engine: Engine, name: str, wanted: PlacedSpec, *, may_replace: bool = False) -> int:
+        """Stores an agent under a name that is free, or that may be replaced; returns its revision, once it is known here."""
+        entry = await engine.get(spec_key(name)) if may_replace else None
+        try:
+            revision = await engine.put(
+                spec_key(name), encoded(wanted), revision=0 if entry is None else entry.revision
+            )
+        except Conflict:
+            raise _taken(name) from None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REASON_S):
+                await self._view.until(lambda: name in self._view.specs and self._view.specs[name].revision >= revision)
+        return revision
+
+    async def remove(self, engine: Engine, names: Sequence[str]) -> dict[str, object]:
+        """Removes placed agents that were added on request, all or none; returns their names once none of them runs."""
+        for name in names:
+            if name in self._view.specs and not self._view.specs[name].value.is_added:
+                reason = "the cluster places it: take it out of the configuration file"
+                raise Conflict(f'cannot remove "{name}": {reason}', name=name)
+        for name in names:
+            while (entry := await engine.get(spec_key(name))) is not None:
+                with contextlib.suppress(Conflict):  # it was changed, and is to go as it is now
+                    await engine.put(entry.key, None, revision=entry.revision)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SCALED_S):
+                await self._view.until(
+                    lambda: all(
+                        name not in self._view.specs and not any(key[0] == name for key in self._view.assignments)
+                        for name in names
+                    )
+                )
+        return {"removed": [*names]}
 
     async def scale(self, engine: Engine, asked: ScaleParams, statuses: Statuses) -> dict[str, object]:
         """Gives a placed agent another number of replicas; returns its status with the workers of all nodes."""
@@ -141,6 +236,10 @@ class PlacedChanges:
         """Returns the number of workers that an agent is to have on all nodes."""
         known = self._view.specs.get(asked.name)
         return 0 if known is None else asked.instances * workers_of(asked.name, known.value)
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(f'cannot add "{name}": the name is taken by an agent', name=name)
 
 
 async def _listed(statuses: Statuses) -> list[dict[str, object]]:

@@ -24,12 +24,14 @@ class Drained(Struct, frozen=True, kw_only=True):
 class PlacedSpec(Struct, frozen=True, kw_only=True):
     """Represents a placed agent: its whole table, the folder of its relative paths, and the node that published it.
 
-    `base` is the table as that node's file has it, where `table` was changed since on request.
+    `base` is the table as that node's file has it, where `table` was changed since on request. One that `is_added` was added
+    on request, and is in no file.
     """
 
     table: dict[str, object]
     directory: str
     by: str = ""
+    is_added: bool = False
     base: dict[str, object] | None = None
 
     @property

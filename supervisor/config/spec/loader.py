@@ -155,19 +155,22 @@ def _cluster(document: Document, top: Mapping[str, object]) -> ClusterSettings |
     return None
 
 
+def why_not_placed(spec: Spec) -> str:
+    """Returns why a cluster cannot place an agent, "" where it can."""
+    if tenant_of(spec.name):
+        return "a tenant's agent is not placed"
+    if spec.type == "oneshot":
+        return "a job is not placed"
+    return "a placed agent may be on another node than those that it requires" if spec.requires else ""
+
+
 def _placed(
     document: Document, agents: dict[str, Spec], groups: Mapping[str, Group], is_clustered: bool
 ) -> dict[str, Spec]:
     """Takes the placed agents out of the others; notes those that stand where they cannot."""
     placed = {name: agents.pop(name) for name in [*agents] if agents[name].placement is not None}
     for name, spec in placed.items():
-        reason = "" if is_clustered else "there is no [cluster] whose nodes could run it"
-        if spec.requires:
-            reason = "a placed agent may be on another node than those that it requires"
-        if spec.type == "oneshot":
-            reason = "a job is not placed"
-        if tenant_of(name):
-            reason = "a tenant's agent is not placed"
+        reason = why_not_placed(spec) or ("" if is_clustered else "there is no [cluster] whose nodes could run it")
         if reason:
             document.note(document.error(("agents", name, "placement"), None, reason))
     for spec in agents.values():
