@@ -83,6 +83,7 @@ def _restart(entry: Entry, value: object) -> None:
 
 RESTARTS = {"no": "never", "always": "always", "on-failure": "on-failure"}
 LOGS = '"corral logs NAME" has the output; [daemon] journal = true sends it to the journal, too'
+TO_THE_GROUP = "the main process alone gets the stop signal at once; the others when it has ended, or after half of shutdown_grace_period"
 READY = "ready after one second: write ready = { tcp|http|log|exec = … }, and let the program stay in the foreground"
 MEANINGS: Mapping[str, Meaning] = keys(
     {
@@ -122,7 +123,7 @@ MEANINGS: Mapping[str, Meaning] = keys(
         "WatchdogSec": ("WATCHDOG=1 is not heard: write health = {…}", "0", "infinity"),
         "Before PartOf": "starts and stops are ordered by requires",
         "OnFailure": "[monitoring] alert runs a command at a failure",
-        "KillMode": ("all processes of a program are always ended", "control-group"),
+        "KillMode": ("all processes of a program are always ended", "control-group", "mixed"),
         "SendSIGKILL": ("what does not end is killed", *YES),
         "SuccessExitStatus": ("only exit status 0 is a success", "0"),
     }
@@ -215,6 +216,8 @@ def _convert_service(entry: Entry, name: str, unit: Mapping[str, Unit]) -> None:
         entry.set("process.spawn_timeout", None)
         entry.set("timeout", None if limit_s == FOREVER_S else limit_s)  # a job is never ready
         entry.run_once()
+    if settings.get("KillMode", ["control-group"])[-1] == "control-group":
+        entry.note("KillMode", TO_THE_GROUP)
     if "Install" not in unit:
         entry.set("autostart", False)
         entry.note("[Install]", 'missing, so it is not started by itself: "corral start NAME"')

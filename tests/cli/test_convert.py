@@ -176,6 +176,22 @@ def test_a_procfile_is_converted() -> None:
     assert "line 5" in noted(draft)
 
 
+@pytest.mark.parametrize(("port", "first"), [("3000", 3000), ("'4000'", 4000), ("none", 5000), ("70000", 5000)])
+def test_foreman_counts_ports_from_that_of_its_variables(tmp_path: Path, port: str, first: int) -> None:
+    (tmp_path / ".env").write_text(f"PORT={port}\n")
+    agents = read(converted("procfile", {str(tmp_path / "Procfile"): "web: a\nworker: b\n"}))["agents"]
+    found = [agents[name]["environment"]["PORT"] for name in ("web", "worker")]
+    assert found == [f"${{port:{first}}}", f"${{port:{first + 100}}}"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_told"), [("", True), ("KillMode=control-group\n", True), ("KillMode=mixed\n", False)]
+)
+def test_that_only_the_main_process_is_signalled_at_once_is_told(mode: str, is_told: bool) -> None:
+    draft = converted("systemd", {"a.service": f"[Service]\nExecStart=/bin/a\n{mode}[Install]\nWantedBy=x\n"})
+    assert ("a: KillMode" in noted(draft)) == is_told
+
+
 SUPERVISORD = """\
 [unix_http_server]
 file=/tmp/supervisor.sock

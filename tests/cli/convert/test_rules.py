@@ -232,5 +232,5 @@ def test_foreman_stops_a_program_within_five_seconds(tmp_path: Path) -> None:
     draft = converted("procfile", {str(tmp_path / "Procfile"): "web: bin/web\n"})
     [web] = tomllib.loads(draft.text())["agents"].values()
     assert web["process"] == {"umask": "022", "shutdown_grace_period": 5, "working_directory": str(tmp_path)}
-    assert web["environment"] == {"A": "b c", "PORT": "${port:5000}", "PS": "web.1"}
+    assert web["environment"] == {"A": "b c", "PORT": "${port:7000}", "PS": "web.1"}
     assert web["resources"] == {"max_memory_bytes": 0}
