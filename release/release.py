@@ -55,6 +55,8 @@ INSTALLATIONS = {
 
 OTHER_SYSTEMS = ("windows", "macos")
 
+SCHEMA = ROOT / "docs/reference/corral.schema.json"
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
@@ -353,14 +355,11 @@ def first_agent(programs: Path, folder: Path) -> None:
 
 
 def pages() -> str:
-    """The site builds; links lead somewhere; the interfaces are those that were promised."""
+    """The site builds; links lead somewhere; the interfaces are those that were promised; the file for editors is new."""
     run(sys.executable, "-P", "-m", "mkdocs", "build", "--strict")
-    tests = (
-        "tests/docs/test_site.py",
-        "tests/docs/test_links.py",
-        "tests/docs/test_stability.py",
-        "tests/docs/test_schema_file.py",
-    )
+    if json.loads(run(TOOLS / "corral", "schema")) != json.loads(SCHEMA.read_text()):
+        raise SystemExit(f"corral schema | python -m json.tool --indent 1 > {SCHEMA.relative_to(ROOT)}")
+    tests = ("tests/docs/test_links.py", "tests/docs/test_stability.py", "tests/api/schema/test_schema.py")
     return run(sys.executable, "-P", "-m", "pytest", "-q", *tests).strip().splitlines()[-1]
 
 

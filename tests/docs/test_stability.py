@@ -62,12 +62,8 @@ def _commands(path: str, command: click.Command) -> Iterator[tuple[str, list[str
             found = command.get_command(context, name)
             assert found is not None, name
             yield from _commands(f"{path} {name}", found)
-    given = [each for each in command.params if isinstance(each, click.Argument)]
-    words = [f"{each.name}{'!' * each.required}" for each in given]
-    options = [
-        name for each in command.params if isinstance(each, click.Option) for name in (*each.opts, *each.secondary_opts)
-    ]
-    yield f"command {path}", words + options
+    options = (each for each in command.params if isinstance(each, click.Option))
+    yield f"command {path}", [name for each in options for name in (*each.opts, *each.secondary_opts)]
 
 
 def _tables(path: str, schema: dict[str, object]) -> Iterator[tuple[str, list[str]]]:

