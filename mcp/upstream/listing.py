@@ -96,6 +96,17 @@ class Inventory:
                 logger.warning('MCP server "%s" lists no %s: %s', self._server, kind, error)
         self._take(found)
 
+    @property
+    def is_reading(self) -> bool:
+        """Returns True while lists are read again."""
+        return self._refreshing is not None
+
+    def take_up(self, opened: Opened, catalogue: Catalogue, ttl_s: Mapping[Kind, float]) -> None:
+        """Goes on from what another program has read."""
+        declared = [each for each in KINDS_OF if each in opened.capabilities] or ["tools"]
+        self._kinds = tuple(kind for each in declared for kind in KINDS_OF[each])
+        self.catalogue, self.ttl_s = catalogue, dict(ttl_s)
+
     def open(self) -> None:
         """Starts to follow changes, including those reported before."""
         self._is_open = True

@@ -16,7 +16,9 @@ import logging
 import select
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
-from corral.worker.contract.channel import Channel
+import msgspec
+
+from corral.worker.contract.channel import Channel, ChannelHandover
 from corral.worker.contract.codec import as_array
 from corral.worker.contract.errors import (
     CorralError,
@@ -51,6 +53,15 @@ LISTS = "lists"
 """The key of the subscription to changed lists; those to resources have the URI as key, which has a colon."""
 
 logger = logging.getLogger(__name__)
+
+
+class SessionHandover(msgspec.Struct, frozen=True, kw_only=True):
+    """Holds what another program of the daemon goes on from, beside the connection: `listening` has the subscriptions."""
+
+    opened: Opened
+    catalogue: Catalogue
+    ttl_s: dict[Kind, float]
+    listening: dict[str, tuple[str | int, dict[str, object]]]
 
 
 class _Lost(ToolFailed):
@@ -204,6 +215,54 @@ class Session:
             raise ToolFailed(text, server=self.name, lost=True, sent=False)
         self._state = _State.OPEN
         self._inventory.open()
+
+    # -- from one program of the daemon to the next
+
+    @property
+    def obstacle(self) -> str:
+        """Returns what is under way that no other program can go on with; empty where there is nothing."""
+        name, channel = self._channel.name, self._channel
+        if self._state is not _State.OPEN:
+            return f"{name} is starting or ending"
+        if not channel.is_drained:
+            return f"{name} does not read"
+        methods = [request.method for request in channel.requests]
+        methods += [method for method in channel.peer.asked if method != messages.LISTEN]
+        methods += ["tools/list"] if self._inventory.is_reading else []
+        return f'"{methods[0]}" of {name} is under way' if methods else ""
+
+    def hand_over(self) -> tuple[SessionHandover, ChannelHandover]:
+        """Returns what another program goes on from; for one without an `obstacle`."""
+        assert self._opened is not None, "it is open"
+        left = SessionHandover(
+            opened=self._opened,
+            catalogue=self.catalogue,
+            ttl_s=dict(self.ttl_s),
+            listening={key: (each, dict(filters)) for key, (each, filters) in self._subscriptions.hand_over().items()},
+        )
+        return left, self._channel.hand_over()
+
+    async def take_up(self, left: SessionHandover, channel: ChannelHandover, read_fd: int, write_fd: int) -> None:
+        """Goes on from what another program has left; reads nothing before `release`."""
+        self._channel.hold()
+        await self._channel.open_pipes(read_fd, write_fd)
+        self._hangup.register(read_fd, 0)
+        self._opened = left.opened
+        self._modern_version = left.opened.version if left.opened.era == "modern" else None
+        self._inventory.take_up(left.opened, left.catalogue, left.ttl_s)
+        self._subscriptions.take_up(left.listening, self._channel.take_up(channel))
+        self._state = _State.OPEN
+        self._received()
+
+    def hold(self) -> None:
+        """Reads nothing more, until `release`."""
+        self._channel.hold()
+
+    def release(self) -> None:
+        """Reads again, and follows changes."""
+        self._channel.release()
+        if self._state is _State.OPEN:
+            self._inventory.open()
 
     def refresh(self, kinds: Collection[Kind] = KINDS) -> None:
         """Reads lists again soon, as after a change notification of the server."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from corral.worker.contract.channel import Call, Channel
 from corral.worker.contract.codec import as_object
 from corral.worker.contract.errors import CorralError, Overloaded, Timeout, ToolFailed
+from corral.worker.contract.jsonrpc import Id
 
 from ..protocol.messages import LISTEN, SUBSCRIPTION_ID
 
@@ -91,6 +92,21 @@ class Subscriptions:
             stream.again.cancel()
         if stream.call is not None and not stream.call.answer.done():
             self._channel.cancel(stream.call, "no longer filters")
+
+    def hand_over(self) -> dict[str, tuple[Id, Mapping[str, object]]]:
+        """Returns the request and the filters of each acknowledged subscription, for another program."""
+        found = ((each.key, each.call, each.filters) for each in self._streams.values() if each.honoured.done())
+        return {key: (call.id, filters) for key, call, filters in found if call is not None}
+
+    def take_up(
+        self, left: Mapping[str, tuple[Id, Mapping[str, object]]], answers: Mapping[Id, asyncio.Future[object]]
+    ) -> None:
+        """Goes on with subscriptions of another program."""
+        for key, (request_id, filters) in left.items():
+            stream = self._streams[key] = _Stream(key, filters)
+            stream.honoured.set_result(filters)
+            stream.call = Call(request_id, answers[request_id])
+            stream.call.answer.add_done_callback(functools.partial(self._over, stream))
 
     def close(self) -> None:
         """Ends all subscriptions with the connection."""

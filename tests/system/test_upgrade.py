@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -210,6 +211,43 @@ def test_tasks_in_flight_end_once_and_their_callers_are_answered(tmp_path: Path)
         assert {worker: life[:2] for worker, life in lives(daemon).items()} == before
         records = daemon.call("log.read", names=["slow"], n=1000)["records"]
         assert sorted(record["text"] for record in records) == sorted(f"done {each['id']}" for each in ended)
+
+
+def test_mcp_servers_stay_up_and_no_call_fails(tmp_path: Path) -> None:
+    """A call is waited for or waits itself; the server keeps what it has in its process."""
+    config = f'''
+[mcp.servers.state]
+command = ["{sys.executable}", "-I", "{AGENTS}/mcp_state.py"]
+[mcp.servers.modern]
+command = ["{sys.executable}", "-I", "{AGENTS}/mcp_odd.py", "--era=modern"]
+'''
+    with DaemonProcess(tmp_path, config) as daemon, ThreadPoolExecutor(3) as pool:
+
+        def text(tool: str, **arguments: object) -> str:
+            return str(daemon.call("mcp.call", name=f"state__{tool}", arguments=arguments)["content"][0]["text"])
+
+        text("put", value="kept")
+        pid = text("pid")
+        daemon.call("agent.start", names=["modern"])
+        modern = daemon.worker("modern-0")["pid"]
+        is_over = Event()
+
+        def call() -> int:
+            calls = 0
+            while not is_over.is_set():
+                assert (text("get"), text("pid")) == ("kept", pid)
+                calls += 2
+            return calls
+
+        callers = [pool.submit(call) for _ in range(2)]
+        for number in range(1, 3):
+            assert daemon.call("daemon.upgrade")["upgrades"] == number
+        is_over.set()
+        assert sum(each.result(BOUND_S) for each in callers) > 4
+        assert daemon.worker("state-0")["incarnation"] == 1
+        found = daemon.worker("modern-0")
+        assert (found["pid"], found["incarnation"], found["state"]) == (modern, 1, "Ready")
+        assert {each["name"] for each in daemon.call("mcp.tools")["tools"]} >= {"state__put", "state__get"}
 
 
 def test_a_second_upgrade_during_the_first_is_refused(tmp_path: Path) -> None:

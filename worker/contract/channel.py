@@ -123,6 +123,7 @@ class Channel(asyncio.Protocol):
         self._turns = turns
         self._is_held = False
         self._unread = b""  # while it is held
+        self._to_begin: tuple[Request, ...] = ()  # of another program, when it is released
         self._left: Iterator[Event] | None = None
         """What was read and is still to be served; meanwhile nothing more is read."""
         self._lost = lost
@@ -283,6 +284,9 @@ class Channel(asyncio.Protocol):
     def release(self) -> None:
         """Reads again."""
         self._is_held = False
+        requests, self._to_begin = self._to_begin, ()
+        for request in requests:
+            self._begin(request)
         unread, self._unread = self._unread, b""
         if unread:
             self.data_received(unread)
@@ -313,8 +317,9 @@ class Channel(asyncio.Protocol):
         self.peer.take_up(left.peer, answers)
         self._unread = left.unread + self._unread
         self._arm_expiry()
-        for request in left.requests:
-            self._begin(request)
+        self._to_begin = left.requests
+        if not self._is_held:
+            self.release()
         return answers
 
     # -- sending

@@ -15,7 +15,7 @@ import msgspec
 from corral import __version__
 from corral.mcp.protocol.catalog import Catalogue
 from corral.mcp.protocol.messages import Era
-from corral.mcp.upstream.session import Session
+from corral.mcp.upstream.session import Session, SessionHandover
 from corral.supervisor.config.spec.probe_spec import WORKER_RECOVERY, Check, Readiness
 from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.records.logs.capture import LogStream, StreamHandover
@@ -104,7 +104,7 @@ class Hooks(Protocol):
 class LineHandover(msgspec.Struct, frozen=True, kw_only=True):
     """Holds what the next program goes on from: stdout and stdin of the worker, the connection, and what it announced.
 
-    `rest` is of what it prints that is no message; `answers` are not handed over but made anew from the connection.
+    `rest` is of what it prints that is no message, `session` of an MCP server.
     """
 
     fds: tuple[int, int]
@@ -112,6 +112,7 @@ class LineHandover(msgspec.Struct, frozen=True, kw_only=True):
     announced: tuple[str, ...]
     checks: tuple[Check, ...]
     rest: StreamHandover
+    session: SessionHandover | None = None
 
 
 class Line(Protocol):
@@ -146,6 +147,17 @@ class Line(Protocol):
 
 CARRIED = "task/run"
 """The method whose requests in flight go on with the next program."""
+
+
+READS = frozenset({"tools/list", "task/parts", "memory/get", "memory/search"})
+"""Requests of a worker that change nothing: another program of the daemon serves them anew."""
+
+
+def _goes_on(request: Request) -> bool:
+    """Returns whether another program may serve a request of a worker anew: a task with the same key is found again."""
+    return request.method in READS or (
+        request.method == "task/delegate" and bool(request.params.get("idempotency_key"))
+    )
 
 
 class CorralLine:
@@ -225,7 +237,7 @@ class CorralLine:
             return f'worker "{name}" is ending'
         if not channel.is_drained:
             return f'worker "{name}" does not read'
-        methods = [request.method for request in channel.requests]
+        methods = [request.method for request in channel.requests if not _goes_on(request)]
         methods += [method for method in channel.peer.asked if method != CARRIED]
         return f'"{methods[0]}" of worker "{name}" is under way' if methods else ""
 
@@ -245,6 +257,16 @@ class CorralLine:
         await self._connect(*left.fds, is_held=True)
         assert self.channel is not None, "it is connected"
         self.answers = self.channel.take_up(left.channel)
+
+    def hold(self) -> None:
+        """Reads no more messages, until `release`."""
+        if self.channel is not None:
+            self.channel.hold()
+
+    def release(self) -> None:
+        """Reads messages again."""
+        if self.channel is not None:
+            self.channel.release()
 
     def configure(self, spec: Spec) -> None:
         """Sends the limits and the interval of heartbeats, if they differ from those that the worker knows."""
@@ -330,6 +352,36 @@ class McpLine:
     def last_message_at(self) -> float:
         """Returns the time of the last valid message."""
         return self.session.last_message_at
+
+    # -- from one program of the daemon to the next
+
+    @property
+    def obstacle(self) -> str:
+        """Returns what is under way that no other program can go on with; empty where there is nothing."""
+        return self.session.obstacle
+
+    def hand_over(self, child: Child) -> LineHandover | None:
+        """Returns what the next program goes on from; None before it is open."""
+        if not self.session.is_open or child.stdout_fd is None or child.stdin_fd is None:
+            return None
+        session, channel = self.session.hand_over()
+        fds, rest = (child.stdout_fd, child.stdin_fd), self._hooks.printed.hand_over()
+        return LineHandover(fds=fds, channel=channel, announced=(), checks=(), rest=rest, session=session)
+
+    async def take_up(self, left: LineHandover) -> None:
+        """Goes on from what the program before has left; reads nothing before `release`."""
+        assert left.session is not None, "it was an MCP server"
+        self._opened = True
+        self._hooks.printed.take_up(left.rest)
+        await self.session.take_up(left.session, left.channel, *left.fds)
+
+    def hold(self) -> None:
+        """Reads no more messages, until `release`."""
+        self.session.hold()
+
+    def release(self) -> None:
+        """Reads messages again."""
+        self.session.release()
 
     def configure(self, spec: Spec) -> None:
         """Adopts the timeouts of requests."""

@@ -34,7 +34,7 @@ from ..process.parent import Exit
 from .health_monitor import HealthMonitor
 from .incarnation import Incarnation, LifeHandover, bring_up, is_serving
 from .job import Job
-from .line import CorralLine, LineHandover, Log, McpLine, line_of
+from .line import CorralLine, Line, LineHandover, Log, McpLine, line_of
 from .probes import Finding
 from .requests import Requests
 from .shared import Shared, utc_now
@@ -257,9 +257,9 @@ class WorkerSupervisor:
             return f'worker "{self.id}" is being replaced'
         if not worker.tree or life is None:
             return ""
-        if life.parent is not self.shared.launcher or isinstance(life.line, McpLine):
+        if life.parent is not self.shared.launcher:
             return f'worker "{self.id}" runs, which no other program can take over yet'
-        return life.line.obstacle if isinstance(life.line, CorralLine) else ""
+        return life.line.obstacle if isinstance(life.line, CorralLine | McpLine) else ""
 
     def hand_over(self) -> WorkerHandover:
         """Returns what the next program goes on from; for one without an `obstacle`."""
@@ -271,19 +271,19 @@ class WorkerSupervisor:
             rested_at=self.rested_at,
             log=self.log.hand_over(),
             life=None if life is None or child is None else life.hand_over(),
-            line=life.line.hand_over(child) if life and child and isinstance(life.line, CorralLine) else None,
+            line=life.line.hand_over(child) if life and child and isinstance(life.line, CorralLine | McpLine) else None,
             running=self.running,
         )
 
     def hold(self) -> None:
         """Reads no more messages of the worker, until `release`."""
-        if self.life is not None and isinstance(self.life.line, CorralLine) and self.life.line.channel is not None:
-            self.life.line.channel.hold()
+        if self.life is not None and isinstance(self.life.line, CorralLine | McpLine):
+            self.life.line.hold()
 
     def release(self) -> None:
         """Reads its messages again."""
-        if self.life is not None and isinstance(self.life.line, CorralLine) and self.life.line.channel is not None:
-            self.life.line.channel.release()
+        if self.life is not None and isinstance(self.life.line, CorralLine | McpLine):
+            self.life.line.release()
 
     async def take_up(self, left: WorkerHandover) -> None:
         """Goes on from what the program before has left; `resume` follows."""
@@ -293,9 +293,9 @@ class WorkerSupervisor:
         if left.life is not None:
             line = line_of(self.spec, _LineHooks(self, left.life.number))
             self.life = Incarnation.taken_up(left.life, line, self.shared.launcher, self.log)
-            if isinstance(line, CorralLine) and left.line is not None:
+            if isinstance(line, CorralLine | McpLine) and left.line is not None:
                 await line.take_up(left.line)
-                self.announced = line.announced
+                self._note_announced(line)
         self.running = dict(left.running) or NOTHING_RUNS
 
     def resume(self) -> None:
@@ -619,13 +619,16 @@ class WorkerSupervisor:
         if event is None or self.life is not life:
             return
         if isinstance(event, state_machine.Shaken):
-            line = life.line
-            if isinstance(line, CorralLine):
-                self.announced = line.announced
-            elif isinstance(line, McpLine):
-                self.era = line.session.era
-                self.on_catalogue(line.session.catalogue)
+            self._note_announced(life.line)
         self.send(event)
+
+    def _note_announced(self, line: Line) -> None:
+        """Takes note of what the program has announced."""
+        if isinstance(line, CorralLine):
+            self.announced = line.announced
+        elif isinstance(line, McpLine):
+            self.era = line.session.era
+            self.on_catalogue(line.session.catalogue)
 
     async def close(self) -> None:
         """Waits for what is still read from dead incarnations, then closes the log."""
