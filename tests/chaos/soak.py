@@ -222,6 +222,14 @@ def add(_loops: Loops, client: Client, number: int) -> None:
     call(client, "agent.rm", name=name)
 
 
+def stream(_loops: Loops, client: Client, _number: int) -> None:
+    asked: dict[str, object] = {"agent": "streams", "objective": "values 20", "stream": True}
+    parts: list[object] = []  # which the client would keep, up to 100,000 of them
+    task: Any = client.call("task.run", asked, timeout_s=BOUND_S, on_notification=parts.append)
+    assert task["state"] == "succeeded", task["error"]
+    assert parts
+
+
 def schedule(_loops: Loops, client: Client, number: int) -> None:
     name = f"timed-{number % 5}"
     call(client, "schedule.run", name="often")
@@ -269,7 +277,7 @@ LOOPS: dict[str, tuple[float, Callable[[Loops, Client, int], object]]] = {
     "tasks": (0.1, lambda _loops, client, number: run(client, "crew", "echo", input="x" * (number % 200))),
     "sessions": (0.5, lambda _loops, client, number: run(client, "crew", "echo", session=f"session-{number % 100}")),
     "delegations": (2.0, delegate),
-    "streams": (1.0, lambda _loops, client, _number: run(client, "streams", "values 20", stream=True)),
+    "streams": (1.0, stream),
     "tools": (0.2, lambda _loops, client, _number: call(client, "mcp.call", name="state__get", arguments={})),
     "tools-of-tasks": (1.0, lambda _loops, client, _number: run(client, "crew", "tool state__get")),
     "memory": (0.5, memory),
