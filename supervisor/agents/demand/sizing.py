@@ -73,10 +73,7 @@ def bounds_of(spec: Spec) -> Bounds:
 
 
 def decide(scaling: Scaling, bounds: Bounds, load: Load, now: float) -> tuple[Scaling, Decision | None]:
-    """Returns the decision for now. One for fewer workers stands until it is carried out or the load comes back.
-
-    `now` is in seconds of the monotonic clock.
-    """
+    """Returns the decision for `now`, in seconds of the monotonic clock. One for fewer workers stands until it is carried out or the load is back."""
     scaling = _noted(scaling, bounds, load, now)
     if scaling.starved_since is not None:
         return _more(scaling, bounds, load, now)

@@ -147,10 +147,7 @@ class Deployments:
         return replace(record, state="superseded")
 
     async def deploy(self, params: DeployParams, by: str) -> Deployment:
-        """Deploys a version, and returns its record once it serves, a share of the workers has it, or it has failed.
-
-        A caller that is cancelled leaves it under way.
-        """
+        """Deploys a version; returns its record once it serves, a share of the workers has it, or it has failed. A cancelled caller leaves it under way."""
         package = await self._packages.find(params.package)
         name = params.agent or package.name
         self._check_owner(package.name, name)

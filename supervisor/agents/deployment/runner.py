@@ -70,10 +70,7 @@ class Tool(Struct, frozen=True):
 
 
 def environment_key(lock: str, python: str, user: str) -> str:
-    """Returns the name of the environment that has this lock, interpreter and owner.
-
-    The owner is part of it, because the owner of an environment can change the programs of all that share it.
-    """
+    """Returns the name of the environment of this lock, interpreter and owner, who can change the programs of all that share it."""
     return hashlib.sha256("\0".join((lock, python, user)).encode()).hexdigest()[:KEY_DIGITS]
 
 
@@ -142,10 +139,7 @@ def install(tool: Tool, environment: str, lock: str) -> Argv:
 
 
 def npm_install(npm: str, names: Sequence[str], *, locked: bool) -> Argv:
-    """Returns the command that installs npm dependencies into the folder that it runs in.
-
-    Scripts of npm packages do not run: the package's own `install` can run those that it needs.
-    """
+    """Returns the command that installs npm dependencies into the folder that it runs in, without running their scripts."""
     options = ("--ignore-scripts", "--no-audit", "--no-fund")
     if locked:
         return (npm, "ci", *options)

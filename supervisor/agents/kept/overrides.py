@@ -60,10 +60,7 @@ class Overrides:
         return current if current in self._made.get(name, {}) else None
 
     def load(self, overrides: Iterable[Override], others: Iterable[Spec]) -> dict[str, CorralError]:
-        """Takes the overrides of the store whose base is the file's table still; returns those that do not fit any more.
-
-        `others` are the agents that were added at run time.
-        """
+        """Takes the overrides whose base is the file's table still; returns those that do not fit any more. `others` were added at run time."""
         refused: dict[str, CorralError] = {}
         added = {spec.name: spec for spec in others if spec.name not in self.file.agents}
         found = self.file

@@ -189,10 +189,7 @@ def removal(names: Sequence[str], now: float) -> list[Statement]:
 
 
 def expiry(before: float) -> list[Statement]:
-    """Returns the statements that delete old revisions: beyond the newest of a name, and of names removed `before` a time.
-
-    The current one, the last one before it that was in force, and those with which a checkpoint was saved stay.
-    """
+    """Returns the statements that delete old revisions, and those of names removed `before` a time; current, former and checkpointed ones stay."""
     unused = (
         "NOT EXISTS (SELECT 1 FROM checkpoint"
         " WHERE checkpoint.agent = revision.name AND checkpoint.revision = revision.number)"

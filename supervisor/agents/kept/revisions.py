@@ -15,22 +15,7 @@ from corral.supervisor.records.events.bus import Bus
 from corral.supervisor.records.store.store import Statement, Store
 from corral.worker.contract.errors import NotFound, Timeout, WorkerFailed
 
-from .record import (
-    DAEMON_ENDED,
-    Alignment,
-    Cause,
-    Draft,
-    Head,
-    InForce,
-    Kind,
-    Revision,
-    aligned,
-    given_up,
-    recorded,
-    removed,
-    settled,
-    taken_back,
-)
+from . import record as history
 from .revision_rows import RevisionTable, ending, expiry, failure, insertion, removal, resumption, success
 
 
@@ -49,11 +34,13 @@ class Revisions:
         self._store = store
         self._bus = bus
         self._table = RevisionTable(store)
-        self._heads: dict[str, Head] = {}
+        self._heads: dict[str, history.Head] = {}
         self._ends: dict[tuple[str, int], asyncio.Event] = {}
         """Ends of rolling revisions that are waited for."""
 
-    async def load(self, in_force: Iterable[InForce], untouched: Collection[str] = ()) -> list[Revision]:
+    async def load(
+        self, in_force: Iterable[history.InForce], untouched: Collection[str] = ()
+    ) -> list[history.Revision]:
         """Reads the heads, and makes the current revision of each name the table `in_force`.
 
         A revision that is still rolling is current where its table is the one in force; else it goes on rolling, and is
@@ -61,18 +48,18 @@ class Revisions:
         no daemon ran. `untouched` are names whose tables the store has, and which could not be put in force.
         """
         self._heads = await self._table.heads()
-        opened: dict[str, list[Revision]] = {}
+        opened: dict[str, list[history.Revision]] = {}
         for revision in await self._table.open():
             if revision.name not in untouched:
                 opened.setdefault(revision.name, []).append(revision)
         present = {each.name: each for each in in_force}
         now, statements = time.time(), list[Statement]()
-        news, resumed = list[Revision | Draft](), list[Revision]()
+        news, resumed = list[history.Revision | history.Draft](), list[history.Revision]()
         for name in dict.fromkeys([*present, *opened]):
-            end = aligned(opened.get(name, []), present.get(name))
+            end = history.aligned(opened.get(name, []), present.get(name))
             for revision in end.failed:
-                statements += failure(name, revision.number, DAEMON_ENDED, now)
-                news.append(replace(revision, state="failed", reason=DAEMON_ENDED))
+                statements += failure(name, revision.number, history.DAEMON_ENDED, now)
+                news.append(replace(revision, state="failed", reason=history.DAEMON_ENDED))
             if end.succeeded is not None:
                 statements += success(name, end.succeeded.number, now)
                 news.append(replace(end.succeeded, state="current"))
@@ -88,42 +75,39 @@ class Revisions:
         if statements:
             await self._store.write(*statements)
         for each in news:
-            if isinstance(each, Revision):
+            if isinstance(each, history.Revision):
                 self._publish_settled(each.name, each.number, each.state, each.reason)
             elif self._head(each.name).last > 1:  # of the first one the addition tells
                 self._publish_recorded(each, self._head(each.name).last)
         return resumed
 
-    def _aligned_head(self, name: str, end: Alignment) -> Head:
+    def _aligned_head(self, name: str, end: history.Alignment) -> history.Head:
         head = self._head(name)
         if end.draft is not None:
-            return recorded(head, head.last + 1, is_settled=True)
-        return Head(head.last, end.current, None if end.resumed is None else end.resumed.number)
+            return history.recorded(head, head.last + 1, is_settled=True)
+        return history.Head(head.last, end.current, None if end.resumed is None else end.resumed.number)
 
     async def record(
         self,
         name: str,
-        kind: Kind,
+        kind: history.Kind,
         table: Mapping[str, object],
-        cause: Cause,
+        cause: history.Cause,
         *,
         is_stored: bool = True,
         base: str | None = None,
         is_settled: bool = False,
     ) -> int:
         """Writes a revision, which is rolling until it is settled; returns its number. It is durable when this returns."""
-        return (await self.record_all([Draft(name, kind, table, cause, is_stored, base, is_settled)]))[0]
+        return (await self.record_all([history.Draft(name, kind, table, cause, is_stored, base, is_settled)]))[0]
 
-    async def record_all(self, drafts: Sequence[Draft]) -> list[int]:
-        """Writes the revisions of several names in one commit, all or none; returns their numbers.
-
-        Those that are settled are in force with it, in the store too.
-        """
+    async def record_all(self, drafts: Sequence[history.Draft]) -> list[int]:
+        """Writes the revisions of several names in one commit, all or none; returns their numbers. Settled ones are in force with it."""
         recording = self.begin(drafts)
         await asyncio.shield(recording.written)
         return recording.numbers
 
-    def begin(self, drafts: Sequence[Draft]) -> "Recording":
+    def begin(self, drafts: Sequence[history.Draft]) -> "Recording":
         """Begins to write revisions: the numbers and the heads are there at once, and are durable when `written` ends."""
         now, numbers, before = time.time(), list[int](), dict(self._heads)
         statements: list[Statement] = []
@@ -132,17 +116,17 @@ class Revisions:
             statements += insertion(draft, numbers[-1], now)
         written = self._store.begin(*statements)
         for draft, number in zip(drafts, numbers, strict=True):
-            head = recorded(self._head(draft.name), number, is_settled=draft.is_settled)
+            head = history.recorded(self._head(draft.name), number, is_settled=draft.is_settled)
             self._heads[draft.name] = head
 
         def ended(writing: asyncio.Future[list[int]]) -> None:
             for draft, number in zip(drafts, numbers, strict=True):
-                former = before.get(draft.name, Head())
+                former = before.get(draft.name, history.Head())
                 if writing.cancelled() or writing.exception() is not None:
-                    self._heads[draft.name] = taken_back(self._head(draft.name), number, former)
+                    self._heads[draft.name] = history.taken_back(self._head(draft.name), number, former)
                     continue
                 if former.rolling is not None:
-                    reason = given_up(number)
+                    reason = history.given_up(number)
                     self._publish_settled(draft.name, former.rolling, "failed", reason)
                 self._publish_recorded(draft, number)
 
@@ -174,7 +158,7 @@ class Revisions:
 
         def committed() -> None:
             nonlocal is_ended
-            after = settled(self._head(name), number, succeeded)
+            after = history.settled(self._head(name), number, succeeded)
             if after is not None:  # else another change came meanwhile, and has ended it
                 is_ended, self._heads[name] = True, after
                 self._publish_settled(name, number, "current" if succeeded else "failed", reason)
@@ -213,14 +197,14 @@ class Revisions:
         if found.state == "failed":
             return found.reason
         last = self._head(name).last
-        return given_up(last) if last > number else "the store does not take its end"
+        return history.given_up(last) if last > number else "the store does not take its end"
 
     async def remove(self, names: Sequence[str]) -> None:
         """Deletes the tables in force of names from the store; their revisions stay, until retention ends them."""
 
         def committed() -> None:
             for name in names:
-                before, self._heads[name] = self._head(name), removed(self._head(name))
+                before, self._heads[name] = self._head(name), history.removed(self._head(name))
                 if before.rolling is not None:
                     self._note_end(name, before.rolling)
 
@@ -228,27 +212,24 @@ class Revisions:
             await self._commit(removal(names, time.time()), committed)
 
     async def expire(self, before: float) -> None:
-        """Deletes the oldest revisions beyond MAX_REVISIONS of a name, and the history of names removed `before` a time.
-
-        `before` is in seconds since 1970. The current one, the last one before it, and those of checkpoints stay.
-        """
+        """Deletes the oldest revisions beyond MAX_REVISIONS of a name, and those of names removed `before` a time, in seconds since 1970."""
         await self._store.write(*expiry(before))
 
-    def head(self, name: str) -> Head:
+    def head(self, name: str) -> history.Head:
         """Returns what is known of a name at once; one without revisions has zero as its last number."""
         return self._head(name)
 
-    def _head(self, name: str) -> Head:
-        return self._heads.get(name) or Head()
+    def _head(self, name: str) -> history.Head:
+        return self._heads.get(name) or history.Head()
 
-    async def list(self, name: str, limit: int) -> list[Revision]:
+    async def list(self, name: str, limit: int) -> list[history.Revision]:
         """Returns the revisions of a name, the newest first."""
         found = await self._table.list(name, limit)
         if not found:
             raise NotFound(f'cannot find revisions of "{name}"', name=name)
         return found
 
-    async def find(self, name: str, number: int) -> Revision:
+    async def find(self, name: str, number: int) -> history.Revision:
         """Returns one revision."""
         found = await self._table.find(name, number)
         if found is None:
@@ -256,11 +237,11 @@ class Revisions:
             raise NotFound(f'cannot find revision {number} of "{name}"', name=name, revision=number, last=last)
         return found
 
-    async def before(self, name: str, number: int) -> Revision | None:
+    async def before(self, name: str, number: int) -> history.Revision | None:
         """Returns the newest revision below a number that is or was in force; None where there is none."""
         return await self._table.before(name, number)
 
-    async def former(self, name: str) -> Revision:
+    async def former(self, name: str) -> history.Revision:
         """Returns the revision that was current before the present one."""
         head = self._head(name)
         found = await self.before(name, head.last + 1 if head.current is None else head.current)
@@ -268,7 +249,7 @@ class Revisions:
             raise NotFound(f'cannot find an earlier revision of "{name}"', name=name, last=head.last)
         return found
 
-    def _publish_recorded(self, draft: Draft, number: int) -> None:
+    def _publish_recorded(self, draft: history.Draft, number: int) -> None:
         self._bus.publish(
             "revision.recorded",
             agent=draft.name,

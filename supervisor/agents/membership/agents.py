@@ -195,11 +195,7 @@ class Agents:
         await self._loading.load(built_in)
 
     def boot(self) -> None:
-        """Starts what starts by itself, as far as the process limit goes and no emergency stop is in force.
-
-        Changes that an earlier daemon had not finished go on from there. Of those that were taken up only workers that waited
-        are started.
-        """
+        """Starts what starts by itself, within the process limit and unless there is an emergency stop; unfinished changes go on."""
         if self.emergency.in_force is None:
             self.startup.start_within_limit(
                 supervisor

@@ -118,10 +118,7 @@ class Membership:
                 supervisor.has_room = False
 
     async def replace(self, addition: Addition, cause: Cause, share: float = 1.0) -> None:
-        """Gives an existing agent or server a new table, as at a reload; it is in the store before this returns.
-
-        With a `share` below 1 that part of its workers gets it, until the rest is asked for.
-        """
+        """Gives an agent or server a new table, which is in the store before this returns; with a `share` below 1 that part of its workers gets it."""
         self._check_may_change([addition])
         changes = self.check([addition], replacing=[addition.name])
         await self._put([self.draft(spec, cause) for spec in changes], changes, share)
@@ -153,10 +150,7 @@ class Membership:
             await self._running.replicas.rescale(spec.name, spec.instances.minimum)
 
     def draft(self, spec: Spec, cause: Cause) -> Draft:
-        """Returns the revision of a spec that is to be in force, with what the store keeps of it.
-
-        It is settled at once where no worker has to be replaced before.
-        """
+        """Returns the revision of a spec that is to be in force; it is settled at once where no worker has to be replaced before."""
         is_settled = not self._changes.has_to_roll(spec)
         if spec.source == STORE:
             table = to_table(spec, self._registry.config.defaults)
@@ -219,10 +213,7 @@ class Membership:
         return failures
 
     async def remove(self, names: Sequence[str], *, cascade: bool = False) -> list[str]:
-        """Stops and removes agents, all or none; with `cascade` also their dependents. Returns the removed names.
-
-        A named team or workflow is removed; its tasks continue.
-        """
+        """Stops and removes agents, all or none, with `cascade` also their dependents, and groups, whose tasks go on. Returns the removed names."""
         groups = [name for name in dict.fromkeys(names) if name in self._groups.by_name]
         chosen = {name: self._registry.of(name) for name in names if name not in groups}
         for agent in chosen.values():
@@ -291,10 +282,10 @@ class Membership:
             if agent.spec.kind == "mcp":
                 self._running.servers.remove(agent.name)
             else:
-                self._running.servers.end_of(agent.name)
+                self._running.servers.pool.end(agent.name)
         kept = {tenant_of(name) for name, each in self._agents.items() if each.spec.kind == "agent"}
         for tenant in {tenant_of(agent.name) for agent in agents} - kept:
-            self._running.servers.end_of_tenant(tenant)
+            self._running.servers.pool.end_tenant(tenant)
         for agent in agents:
             self._running.zygotes.forget(agent.name)
             for notify in self._on_removed:

@@ -176,10 +176,7 @@ class Reader:
             raise
 
     def files(self) -> Iterator[tuple[FileEntry, Iterator[bytes]]]:
-        """Yields each file with its content, which is read before the next one; that counts once this has ended.
-
-        A damaged end of the archive is found last.
-        """
+        """Yields each file with its content, which is read before the next one; a damaged end of the archive is found last."""
         with self._told_damaged():
             for entry in self.archive.manifest.files:
                 head = header(f"{FILES}/{entry.path}", entry.size, mode_of(entry))

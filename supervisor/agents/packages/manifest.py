@@ -128,10 +128,7 @@ def check_files(files: tuple[FileEntry, ...]) -> None:
 
 
 def collision(paths: Iterable[str]) -> str:
-    """Returns why paths cannot all exist in one folder of any file system, "" if they can.
-
-    Names that differ in case alone are one file on some; a file cannot also be a folder.
-    """
+    """Returns why paths cannot all exist in one folder of any file system, such as names that differ in case alone; "" if they can."""
     files: dict[str, str] = {}
     folders: dict[str, str] = {}
     for path in paths:

@@ -140,10 +140,7 @@ class Packages:
                 path.unlink()
 
     async def upload(self, upload: str | None, offset: int, data: str, tenant: str = "") -> tuple[str, int]:
-        """Appends bytes in base64 to an upload of an owner, or to a new one; returns its id and the bytes that it has.
-
-        A repeated chunk, whose answer was lost, is answered as the first time.
-        """
+        """Appends bytes in base64 to an upload of an owner, or a new one; returns its id and size. A repeated chunk is answered as at first."""
         content = _decoded(data)
         key = self._begin(tenant) if upload is None else upload
         found = self._of(key, tenant)
@@ -197,10 +194,7 @@ class Packages:
             raise ResourceLimitExceeded(words, limit=limit, value=size)
 
     async def add(self, key: str, sha256: str | None, by: str, at: str, tenant: str = "") -> Stored:
-        """Verifies an upload of an owner and keeps it as a package; returns the one that is there, if it has the same content.
-
-        The upload is gone afterwards, whatever happened.
-        """
+        """Verifies an upload of an owner and keeps it as a package; returns the one of the same content that is there. The upload is gone afterwards."""
         found = self._of(key, tenant)
         if found.is_busy:
             raise Conflict("cannot add: another call is writing to this upload", upload=key)

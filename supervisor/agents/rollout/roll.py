@@ -205,7 +205,7 @@ class Roll:
         supervisor.cordon(Unschedulable.INCOMING)
         self.agent.incoming[number] = supervisor
         if self.spec.kind == "mcp":
-            self.running.servers.attach(self.agent, supervisor)
+            self.running.tools.attach(self.agent, supervisor)
         supervisor.send(state_machine.Start())
         supervisor.health_monitor.hurry()
 
@@ -353,10 +353,7 @@ def work_of(supervisor: WorkerSupervisor) -> int:
 
 
 def runs_beside(spec: Spec) -> bool:
-    """Returns True if a worker of a spec may run beside another one of its id.
-
-    Where the spec does not say, one that is probed at an address of its own may not: that is where both would listen.
-    """
+    """Returns True if a worker may run beside another one of its id: as the spec says, else where no probe has an address of its own."""
     if spec.rolling is not None:
         return spec.rolling
     if spec.listen:

@@ -44,10 +44,7 @@ class Operations:
         self._emergency = emergency
 
     async def start(self, supervisors: Sequence[WorkerSupervisor], *, wait: bool = True) -> None:
-        """Starts workers and what they require, and waits until they are up; ends an emergency stop.
-
-        A worker that the autoscaler removes meanwhile is neither started nor missed.
-        """
+        """Starts workers and what they require, and waits until they are up; ends an emergency stop. One that is scaled away is not missed."""
         is_scaled_away = self._registry.is_scaled_away
         supervisors = [k for k in supervisors if not is_scaled_away(k)] or supervisors
         if self._emergency.in_force is not None:
@@ -186,10 +183,7 @@ class Operations:
             supervisor.send(state_machine.Reset())
 
     async def pause(self, names: Sequence[str], everything: bool) -> None:
-        """Freezes workers with all their processes until they are resumed, stopped or die; again is harmless.
-
-        With `everything`, or for an agent of several, those that do not run are passed over.
-        """
+        """Freezes workers until they are resumed, stopped or die; with `everything`, or of several, those that do not run are passed over."""
         chosen = self._registry.selected(names, everything)
         for name in names:
             workers = [supervisor.worker for supervisor in self._registry.supervisors(name)]

@@ -83,10 +83,7 @@ class Replicas:
         reason: str = "requested by a caller",
         cause: Cause | None = None,
     ) -> Agent:
-        """Gives an agent more or fewer workers; those with the highest numbers are removed first.
-
-        With a `cause` the number is part of the table of one that was added at run time, and makes a revision of it.
-        """
+        """Gives an agent more or fewer workers, the highest numbers go first. With a `cause` the number becomes part of the table of an added one."""
         agent = self._registry.of(name)
         async with self._registry.changing(agent):
             self._startup.check_may_start(())
@@ -114,10 +111,7 @@ class Replicas:
         return agent
 
     async def adjust(self, agent: Agent, instances: int, reason: str, is_right: Callable[[], bool]) -> bool:
-        """Gives an agent with a range more workers, or removes the last ones if they have no task.
-
-        Returns False when nothing was done: they have one, or `is_right` says no once the agent's lock is held.
-        """
+        """Gives an agent with a range more workers, or removes the last ones without tasks; False if it did not, or `is_right` says no in its lock."""
         async with self._registry.changing(agent):
             self._startup.check_may_start(())
             before, leaving = len(agent.supervisors), agent.supervisors[instances:]

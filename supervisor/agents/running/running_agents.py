@@ -224,7 +224,7 @@ class McpServers:
     """Registers the servers of the running set in the tool pool."""
 
     def __init__(self, pool: Pool, tools: ToolCache, control: ServerControl) -> None:
-        self._pool = pool
+        self.pool = pool
         self._tools = tools
         self._control = control
 
@@ -233,34 +233,22 @@ class McpServers:
         agent.catalogue = self._tools.of(agent.spec)
         for supervisor in agent.supervisors:
             self._tools.attach(agent, supervisor)
-        self._pool.add(McpServer(agent, self._control))
-
-    def attach(self, agent: Agent, supervisor: WorkerSupervisor) -> None:
-        """Connects a worker that is to replace another one; it is called when it has its place."""
-        self._tools.attach(agent, supervisor)
+        self.pool.add(McpServer(agent, self._control))
 
     def relist(self, agent: Agent) -> None:
         """Offers what the processes of a server offer that have their places now, after some were replaced."""
         self._tools.relist(agent)
-        self._pool.changed(agent.name)
+        self.pool.changed(agent.name)
 
     def remove(self, name: str) -> None:
         """Removes a server, and what it offered with it."""
-        self._pool.remove(name)
+        self.pool.remove(name)
         self._tools.forget(name)
-
-    def end_of(self, agent: str) -> None:
-        """Ends the processes that a removed agent had alone: its state in them is not for another of its name."""
-        self._pool.end(agent)
-
-    def end_of_tenant(self, tenant: str) -> None:
-        """Ends the processes that a tenant had alone, of which no agent is left; "" is the owner."""
-        self._pool.end_tenant(tenant)
 
     def changed(self, supervisor: WorkerSupervisor) -> None:
         """Wakes the calls that wait for a server's worker, which has changed its state."""
         if supervisor.spec.kind == "mcp":
-            self._pool.changed(supervisor.spec.name)
+            self.pool.changed(supervisor.spec.name)
 
 
 def _has_given_up(worker: Worker) -> bool:

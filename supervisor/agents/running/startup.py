@@ -159,10 +159,7 @@ class Startup:
         return needed
 
     def needed(self, supervisors: Iterable[WorkerSupervisor], *, anew: bool = False) -> list[WorkerSupervisor]:
-        """Returns the supervisors after those that have to be started for them, each once.
-
-        `anew` includes jobs that have succeeded before, unless their success remains or what requires them runs.
-        """
+        """Returns the supervisors after those that have to be started for them, each once; `anew` includes jobs that run again."""
         agents = self._registry.agents
         found: dict[WorkerSupervisor, None] = {}
         seen = set[str]()
@@ -187,10 +184,7 @@ class Startup:
         return list(found)
 
     async def bring_up(self, supervisors: Sequence[WorkerSupervisor], *, wait: bool = True, anew: bool = False) -> None:
-        """Starts workers and what they require, and waits until they are up, jobs until they have succeeded.
-
-        `anew` as in `needed`.
-        """
+        """Starts workers and what they require, and waits until they are up, jobs until they have succeeded; `anew` as in `needed`."""
         self._emergency.check("start anything")
         needed = self.startable(supervisors, anew=anew)
         before = self.last_exits()
@@ -255,10 +249,7 @@ class Startup:
             self._no_room[supervisor] = None
 
     def fill_room(self) -> None:
-        """Starts what found no room before, as far as there is some now.
-
-        Each start is a change of state, at which this is called again, before the call around it has ended.
-        """
+        """Starts what found no room before, as far as there is some now; each start is a change, at which this is called again."""
         registry = self._registry
         if not self._no_room or registry.draining or self._emergency.in_force is not None:
             return

@@ -3,6 +3,7 @@
 import asyncio
 import signal as signals
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
 from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
@@ -26,28 +27,8 @@ from corral.worker.contract import codec
 from corral.worker.contract.errors import Conflict, CorralError, InvalidParams, Timeout
 from corral.worker.contract.names import tenant_of
 from corral.worker.contract.records import AgentStatus, TeamStatus
-from corral.worker.control.params import (
-    AddAllParams,
-    AddParams,
-    ExposeParams,
-    HibernateParams,
-    NameParams,
-    NamesParams,
-    RemoveParams,
-    ScaleParams,
-    SelectionParams,
-    SignalParams,
-)
-from corral.worker.control.results import (
-    AgentExit,
-    AgentsAdded,
-    AgentsChanged,
-    AgentShown,
-    Exposed,
-    Names,
-    Removed,
-    ToolCallRate,
-)
+from corral.worker.control import params as shapes
+from corral.worker.control import results
 from corral.worker.control.runtime_results import TemplateUse
 from corral.worker.methods import agent as methods
 
@@ -62,9 +43,12 @@ class _Selection:
     """Resolves the names, globs and labels of a call once, so that it reports on exactly the workers that it acts on."""
 
     def __init__(
-        self, agents: Agents, status: StatusReport, params: NamesParams | SelectionParams | HibernateParams
+        self,
+        agents: Agents,
+        status: StatusReport,
+        params: shapes.NamesParams | shapes.SelectionParams | shapes.HibernateParams,
     ) -> None:
-        everything = not isinstance(params, HibernateParams) and params.all
+        everything = not isinstance(params, shapes.HibernateParams) and params.all
         if everything and params.selector is None:
             self.names, self.all = list(params.names), True
         else:
@@ -99,7 +83,7 @@ class _Selection:
             if k.spec.type == "service" or is_kept(k) or not self._given.isdisjoint((k.spec.name, k.id))
         ]
 
-    async def bounded(self, timeout_s: float | None, work: Awaitable[None]) -> AgentsChanged:
+    async def bounded(self, timeout_s: float | None, work: Awaitable[None]) -> results.AgentsChanged:
         """Awaits work and returns the status of the selection."""
         try:
             async with asyncio.timeout(timeout_s):
@@ -108,63 +92,54 @@ class _Selection:
             raise Timeout(f"cannot wait longer than {timeout_s:g} s: it goes on", names=self.names) from None
         return self.statuses()
 
-    def statuses(self) -> AgentsChanged:
+    def statuses(self) -> results.AgentsChanged:
         """Returns the status of its agents, and the names and worker ids that were chosen."""
         agents = dict.fromkeys(supervisor.spec.name for supervisor in self.supervisors)
         present = [self._agents.agents.get(name) for name in agents]
         statuses = [self._status.agent_status(each) for each in present if each is not None]
-        return AgentsChanged(agents=statuses, names=list(agents) if self.all else self.names)
+        return results.AgentsChanged(agents=statuses, names=list(agents) if self.all else self.names)
 
 
+@dataclass(frozen=True, eq=False)
 class AgentMethods:
     """Serves the methods `agent.*` that show, start, stop and change agents and servers."""
 
-    def __init__(
-        self,
-        agents: Agents,
-        status: StatusReport,
-        statistics: Statistics,
-        hibernation: Hibernation,
-        services: Services,
-        tenants: Tenants,
-        bus: Bus,
-    ) -> None:
-        self._agents = agents
-        self._status = status
-        self._statistics = statistics
-        self._hibernation = hibernation
-        self._services = services
-        self._tenants = tenants
-        self._bus = bus
+    _agents: Agents
+    _status: StatusReport
+    _statistics: Statistics
+    _hibernation: Hibernation
+    _services: Services
+    _tenants: Tenants
+    _bus: Bus
 
-    def _chosen(self, params: NamesParams | SelectionParams | HibernateParams) -> _Selection:
+    def _chosen(self, params: shapes.NamesParams | shapes.SelectionParams | shapes.HibernateParams) -> _Selection:
         return _Selection(self._agents, self._status, params)
 
     @serve(methods.AGENT_SHOW)
-    async def _show(self, params: NameParams, _caller: Caller) -> AgentShown:
+    async def _show(self, params: shapes.NameParams, _caller: Caller) -> results.AgentShown:
         if (group := self._agents.groups.by_name.get(params.name)) is not None:
             status = self._status.group_status(group)
             if isinstance(status, TeamStatus):
-                return AgentShown(team=status, spec=group_table(group), source=group.source)
-            return AgentShown(workflow=status, spec=group_table(group), source=group.source)
+                return results.AgentShown(team=status, spec=group_table(group), source=group.source)
+            return results.AgentShown(workflow=status, spec=group_table(group), source=group.source)
         supervisors = self._agents.supervisors(params.name)
         name = params.name if params.name in self._agents.agents else supervisors[0].spec.name
         agent = self._agents.of(name)
         spec = masked_table(to_table(agent.intended, self._agents.config.defaults))
         exits = [
-            AgentExit(worker=supervisor.id, incarnation=number, **asdict(exit_record(last)))
+            results.AgentExit(worker=supervisor.id, incarnation=number, **asdict(exit_record(last)))
             for supervisor in supervisors
             for number, last in supervisor.exits
         ]
         exits.sort(key=lambda each: each.at, reverse=True)
-        return AgentShown(
+        return results.AgentShown(
             agent=self._status.agent_status(agent),
             spec=spec,
             source=agent.intended.source,
             etag=self._agents.tables.etag(name),
             template=self._template_use(agent.intended),
             exits=exits,
-            tool_calls=ToolCallRate(
+            tool_calls=results.ToolCallRate(
                 last_minute=self._statistics.calls_last_minute(agent.name),
                 limit=agent.spec.resources.max_tool_calls_per_minute,
             ),
@@ -185,15 +160,15 @@ class AgentMethods:
         )
 
     @serve(methods.AGENT_SELECT)
-    async def _select(self, params: SelectionParams, _caller: Caller) -> Names:
+    async def _select(self, params: shapes.SelectionParams, _caller: Caller) -> results.Names:
         if params.all and params.names:
             raise InvalidParams("cannot select: give names, or all", key="names", value=params.names)
         if params.all and params.selector is None:
-            return Names(names=[*self._agents.agents, *self._agents.groups.by_name])
-        return Names(names=self._agents.registry.chosen(params.names, params.selector, groups=True))
+            return results.Names(names=[*self._agents.agents, *self._agents.groups.by_name])
+        return results.Names(names=self._agents.registry.chosen(params.names, params.selector, groups=True))
 
     @serve(methods.AGENT_START)
-    async def _start(self, params: NamesParams, _caller: Caller) -> AgentsChanged:
+    async def _start(self, params: shapes.NamesParams, _caller: Caller) -> results.AgentsChanged:
         chosen = self._chosen(params)
         chosen.leave_out_suspended(self._tenants)
         chosen.leave_out_jobs(_is_missing)
@@ -202,14 +177,14 @@ class AgentMethods:
         return await chosen.bounded(params.timeout_s, operations.start(chosen.supervisors, wait=params.wait))
 
     @serve(methods.AGENT_STOP)
-    async def _stop(self, params: NamesParams, _caller: Caller) -> AgentsChanged:
+    async def _stop(self, params: shapes.NamesParams, _caller: Caller) -> results.AgentsChanged:
         chosen = self._chosen(params)
         self._hibernation.stopped(chosen.supervisors)
         stopping = self._agents.operations.stop(chosen.supervisors, wait=params.wait)
         return await chosen.bounded(params.timeout_s, stopping)
 
     @serve(methods.AGENT_RESTART)
-    async def _restart(self, params: NamesParams, _caller: Caller) -> AgentsChanged:
+    async def _restart(self, params: shapes.NamesParams, _caller: Caller) -> results.AgentsChanged:
         chosen = self._chosen(params)
         chosen.leave_out_suspended(self._tenants)
         chosen.leave_out_jobs(lambda supervisor: supervisor.worker.tree)
@@ -217,33 +192,33 @@ class AgentMethods:
         return await chosen.bounded(params.timeout_s, restarting)
 
     @serve(methods.AGENT_RESET)
-    async def _reset(self, params: NamesParams, _caller: Caller) -> AgentsChanged:
+    async def _reset(self, params: shapes.NamesParams, _caller: Caller) -> results.AgentsChanged:
         chosen = self._chosen(params)
         self._agents.operations.reset(chosen.supervisors)
         return chosen.statuses()
 
     @serve(methods.AGENT_PAUSE)
-    async def _pause(self, params: SelectionParams, _caller: Caller) -> AgentsChanged:
+    async def _pause(self, params: shapes.SelectionParams, _caller: Caller) -> results.AgentsChanged:
         chosen = self._chosen(params)
         chosen.pass_over(lambda supervisor: can_pause(supervisor.worker))
         await self._agents.operations.pause(chosen.names, chosen.all)
         return chosen.statuses()
 
     @serve(methods.AGENT_RESUME)
-    async def _resume(self, params: SelectionParams, _caller: Caller) -> AgentsChanged:
+    async def _resume(self, params: shapes.SelectionParams, _caller: Caller) -> results.AgentsChanged:
         chosen = self._chosen(params)
         self._agents.operations.resume(chosen.supervisors)
         return chosen.statuses()
 
     @serve(methods.AGENT_HIBERNATE)
-    async def _hibernate(self, params: HibernateParams, _caller: Caller) -> AgentsChanged:
+    async def _hibernate(self, params: shapes.HibernateParams, _caller: Caller) -> results.AgentsChanged:
         chosen = self._chosen(params)
         chosen.pass_over(lambda supervisor: supervisor.spec.speaks == "corral" and supervisor.worker.state in UP)
         await self._hibernation.hibernate(chosen.names, timeout_s=params.timeout_s, force=params.force)
         return chosen.statuses()
 
     @serve(methods.AGENT_WAKE)
-    async def _wake(self, params: NamesParams, _caller: Caller) -> AgentsChanged:
+    async def _wake(self, params: shapes.NamesParams, _caller: Caller) -> results.AgentsChanged:
         chosen = self._chosen(params)
         if params.all:
             chosen.supervisors = [
@@ -253,7 +228,7 @@ class AgentMethods:
         return await chosen.bounded(params.timeout_s, waking)
 
     @serve(methods.AGENT_ADD)
-    async def _add(self, params: AddParams, caller: Caller) -> AgentStatus:
+    async def _add(self, params: shapes.AddParams, caller: Caller) -> AgentStatus:
         addition = Addition(params.name, params.kind, params.spec, params.directory or "/")
         cause = Cause("add", made_by(caller))
         failures = await self._agents.membership.add([addition], start=params.start, wait=params.wait, cause=cause)
@@ -262,7 +237,7 @@ class AgentMethods:
         return self._status.agent_status(self._agents.of(params.name))
 
     @serve(methods.AGENT_ADD_ALL)
-    async def _add_all(self, params: AddAllParams, caller: Caller) -> AgentsAdded:
+    async def _add_all(self, params: shapes.AddAllParams, caller: Caller) -> results.AgentsAdded:
         agents = self._agents
         additions = [
             Addition(each.name, each.kind, each.spec, each.directory or "/", each.environment) for each in params.agents
@@ -283,7 +258,7 @@ class AgentMethods:
                 fresh, start=params.start, wait=params.wait, cause=cause, replacing=changed
             )
         present = [agents.agents.get(each.name) for each in params.agents]
-        return AgentsAdded(
+        return results.AgentsAdded(
             agents=[self._status.agent_status(agent) for agent in present if agent is not None],
             failures=error_records(failures),
             added=[each.name for each in fresh if each.name not in changed],
@@ -292,7 +267,7 @@ class AgentMethods:
         )
 
     @serve(methods.AGENT_RM)
-    async def _rm(self, params: RemoveParams, _caller: Caller) -> Removed:
+    async def _rm(self, params: shapes.RemoveParams, _caller: Caller) -> results.Removed:
         names = params.names if params.name is None else [params.name, *params.names]
         if not names and params.selector is None:
             raise InvalidParams("cannot remove: give a name", key="names", value=[])
@@ -302,28 +277,28 @@ class AgentMethods:
                 words = f"cannot remove {len(names)} agents by one etag: name one"
                 raise InvalidParams(words, key="expected", value=params.expected)
             self._agents.tables.check_etag(names[0], params.expected)
-        return Removed(removed=await self._agents.membership.remove(names, cascade=params.cascade))
+        return results.Removed(removed=await self._agents.membership.remove(names, cascade=params.cascade))
 
     @serve(methods.AGENT_EXPOSE)
-    async def _expose(self, params: ExposeParams, _caller: Caller) -> Exposed:
+    async def _expose(self, params: shapes.ExposeParams, _caller: Caller) -> results.Exposed:
         service = await self._services.expose(params.name, params.address, params.auth)
-        return Exposed(name=params.name, service=service, token_file=self._services.token_file)
+        return results.Exposed(name=params.name, service=service, token_file=self._services.token_file)
 
     @serve(methods.AGENT_SCALE)
-    async def _scale(self, params: ScaleParams, caller: Caller) -> AgentStatus:
+    async def _scale(self, params: shapes.ScaleParams, caller: Caller) -> AgentStatus:
         cause = Cause("set", made_by(caller), "scaled")
         agent = await self._agents.replicas.scale(params.name, params.instances, wait=params.wait, cause=cause)
         return self._status.agent_status(agent)
 
     @serve(methods.AGENT_SIGNAL)
-    async def _signal(self, params: SignalParams, _caller: Caller) -> Names:
+    async def _signal(self, params: shapes.SignalParams, _caller: Caller) -> results.Names:
         name = params.signal.upper()
         name = name if name.startswith("SIG") else f"SIG{name}"
         if name not in signals.Signals.__members__:
             words = f'cannot send signal "{params.signal}": it is unknown'
             raise InvalidParams(words, key="signal", value=params.signal)
         given = params.names if params.name is None else [params.name, *params.names]
-        chosen = self._chosen(SelectionParams(names=given, selector=params.selector))
+        chosen = self._chosen(shapes.SelectionParams(names=given, selector=params.selector))
         paused = [k.id for k in chosen.supervisors if k.worker.paused_at is not None]
         if paused and name != "SIGKILL":  # it would wait, or let the program run
             text = f'cannot signal "{paused[0]}": it is paused; corral resume {paused[0]}'
@@ -340,7 +315,7 @@ class AgentMethods:
                 incarnation=supervisor.worker.incarnation,
                 signal=name,
             )
-        return Names(names=[supervisor.id for supervisor in running])
+        return results.Names(names=[supervisor.id for supervisor in running])
 
 
 def masked_table(table: Mapping[str, object]) -> dict[str, object]:

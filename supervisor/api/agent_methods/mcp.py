@@ -13,30 +13,10 @@ from corral.supervisor.workers.lifecycle.state_machine import NEEDS_LOGIN, State
 from corral.worker.contract.errors import NotFound
 from corral.worker.contract.names import qualified
 from corral.worker.contract.trace_context import KEY
-from corral.worker.control.logins import (
-    LoggedOut,
-    Login,
-    LoginFinishParams,
-    LoginParams,
-    Logins,
-    LoginStarted,
-    LogoutParams,
-)
+from corral.worker.control import logins as shapes
 from corral.worker.control.params import AttachParams, CallParams, NoParams, ReadParams, ToolsParams
 from corral.worker.control.results import Done, Prompts, Resources, Servers, Tool, Tools
-from corral.worker.methods.mcp import (
-    MCP_ATTACH,
-    MCP_CALL,
-    MCP_FINISH_LOGIN,
-    MCP_LOGIN,
-    MCP_LOGINS,
-    MCP_LOGOUT,
-    MCP_PROMPTS,
-    MCP_READ,
-    MCP_RESOURCES,
-    MCP_SERVERS,
-    MCP_TOOLS,
-)
+from corral.worker.methods import mcp as methods
 
 from ..table.handlers import Caller, as_result, error_records, serve
 from ..table.status import StatusReport
@@ -49,13 +29,13 @@ class LoginMethods:
         self._agents = agents
         self._logins = logins
 
-    @serve(MCP_LOGIN)
-    async def _login(self, params: LoginParams, _caller: Caller) -> LoginStarted:
+    @serve(methods.MCP_LOGIN)
+    async def _login(self, params: shapes.LoginParams, _caller: Caller) -> shapes.LoginStarted:
         spec = self._spec(params.name)
         login = await self._logins.start(spec, port=params.port, device=params.device, scopes=tuple(params.scopes))
         pending = login.pending
         is_device = bool(pending.device_code)
-        return LoginStarted(
+        return shapes.LoginStarted(
             name=spec.name,
             login=login.id,
             issuer=pending.endpoints.issuer,
@@ -68,14 +48,14 @@ class LoginMethods:
             expires_at=_text_of(pending.expires_at),
         )
 
-    @serve(MCP_FINISH_LOGIN)
-    async def _finish_login(self, params: LoginFinishParams, _caller: Caller) -> Login:
+    @serve(methods.MCP_FINISH_LOGIN)
+    async def _finish_login(self, params: shapes.LoginFinishParams, _caller: Caller) -> shapes.Login:
         spec = self._spec(params.name)
         logins = self._logins
         if params.redirect is not None:
             await logins.finish(spec, params.login, params.redirect)
         elif await logins.poll(spec, params.login) is None:
-            return Login(name=spec.name, state="pending")
+            return shapes.Login(name=spec.name, state="pending")
         waiting = [
             supervisor
             for supervisor in self._agents.agents[spec.name].supervisors
@@ -86,16 +66,16 @@ class LoginMethods:
         self._agents.operations.reset(waiting)
         return await self._facts(spec)
 
-    @serve(MCP_LOGOUT)
-    async def _logout(self, params: LogoutParams, _caller: Caller) -> LoggedOut:
+    @serve(methods.MCP_LOGOUT)
+    async def _logout(self, params: shapes.LogoutParams, _caller: Caller) -> shapes.LoggedOut:
         spec = self._spec(params.name)
         forgotten = await self._logins.logout(spec, revoke=params.revoke)
-        return LoggedOut(name=spec.name, forgotten=forgotten)
+        return shapes.LoggedOut(name=spec.name, forgotten=forgotten)
 
-    @serve(MCP_LOGINS)
-    async def _mcp_logins(self, _params: NoParams, _caller: Caller) -> Logins:
+    @serve(methods.MCP_LOGINS)
+    async def _mcp_logins(self, _params: NoParams, _caller: Caller) -> shapes.Logins:
         specs = [agent.spec for agent in self._agents.agents.values() if agent.spec.asks_tokens]
-        return Logins(logins=[await self._facts(spec) for spec in specs])
+        return shapes.Logins(logins=[await self._facts(spec) for spec in specs])
 
     def _spec(self, name: str) -> Spec:
         agent = self._agents.agents.get(name)
@@ -103,12 +83,12 @@ class LoginMethods:
             raise NotFound(f'cannot find MCP server "{name}"', name=name)
         return agent.spec
 
-    async def _facts(self, spec: Spec) -> Login:
+    async def _facts(self, spec: Spec) -> shapes.Login:
         facts = await self._logins.facts(spec)
         for key in ("obtained_at", "expires_at"):
             if isinstance(facts.get(key), float):
                 facts[key] = _text_of(facts[key])
-        return as_result(facts, Login)
+        return as_result(facts, shapes.Login)
 
 
 def _text_of(wall_s: object) -> str:
@@ -125,12 +105,12 @@ class McpMethods:
         self._pool = pool
         self._tool_calls = tool_calls
 
-    @serve(MCP_SERVERS)
+    @serve(methods.MCP_SERVERS)
     async def _servers(self, _params: NoParams, _caller: Caller) -> Servers:
         servers = [a for a in self._agents.agents.values() if a.spec.kind == "mcp"]
         return Servers(servers=[self._status.agent_status(server) for server in servers])
 
-    @serve(MCP_TOOLS)
+    @serve(methods.MCP_TOOLS)
     async def _tools(self, params: ToolsParams, caller: Caller) -> Tools:
         access = self._tool_calls.access_for(caller.who if caller.tenant else {})
         known = sorted(self._pool.concerned(access))
@@ -148,7 +128,7 @@ class McpMethods:
             tools = [tool for tool in tools if tool["server"] in (server, params.server)]
         return Tools(tools=msgspec.convert(tools, list[Tool]), failures=error_records(failures))
 
-    @serve(MCP_CALL)
+    @serve(methods.MCP_CALL)
     async def _call(self, params: CallParams, caller: Caller) -> dict[str, object]:
         return await self._tool_calls.call(
             params.name,
@@ -165,18 +145,18 @@ class McpMethods:
             supervisor=caller.supervisor,
         )
 
-    @serve(MCP_ATTACH)
+    @serve(methods.MCP_ATTACH)
     async def _attach(self, params: AttachParams, caller: Caller) -> Done:
         caller.attach(params)
         return Done()
 
-    @serve(MCP_PROMPTS)
+    @serve(methods.MCP_PROMPTS)
     async def _prompts(self, _params: NoParams, caller: Caller) -> Prompts:
         access = self._tool_calls.access_for(caller.who if caller.tenant else {})
         failures = await self._pool.list_servers(self._pool.concerned(access), patience_s=LISTING_S)
         return Prompts(prompts=self._pool.offered("prompts", access), failures=error_records(failures))
 
-    @serve(MCP_RESOURCES)
+    @serve(methods.MCP_RESOURCES)
     async def _resources(self, _params: NoParams, caller: Caller) -> Resources:
         access = self._tool_calls.access_for(caller.who if caller.tenant else {})
         failures = await self._pool.list_servers(self._pool.concerned(access), patience_s=LISTING_S)
@@ -186,7 +166,7 @@ class McpMethods:
             failures=error_records(failures),
         )
 
-    @serve(MCP_READ)
+    @serve(methods.MCP_READ)
     async def _read(self, params: ReadParams, caller: Caller) -> dict[str, object]:
         whose = str(caller.who.get("agent") or f"uid {caller.who.get('uid')}")
         return await self._pool.request(

@@ -16,24 +16,8 @@ from corral.supervisor.workers.supervision.shared import utc_now
 from corral.worker.contract.errors import InvalidParams
 from corral.worker.contract.names import tenant_of
 from corral.worker.contract.records import copied
-from corral.worker.control.deployments import (
-    CanaryParams,
-    Deployment,
-    DeploymentParams,
-    Deployments,
-    DeploymentsParams,
-    DeployParams,
-)
-from corral.worker.control.packages import (
-    PackageAddParams,
-    PackageDetails,
-    PackageListParams,
-    PackageParams,
-    PackageRecord,
-    PackageRecords,
-    PackageUpload,
-    PackageUploadParams,
-)
+from corral.worker.control import deployments as deployment_shapes
+from corral.worker.control import packages as shapes
 from corral.worker.methods import deployment as methods
 
 from ..table.handlers import Caller, made_by, serve
@@ -47,13 +31,13 @@ class PackageMethods:
         self._disk_use = disk_use
 
     @serve(methods.PACKAGE_UPLOAD)
-    async def _upload(self, params: PackageUploadParams, caller: Caller) -> PackageUpload:
+    async def _upload(self, params: shapes.PackageUploadParams, caller: Caller) -> shapes.PackageUpload:
         self._disk_use.check(caller.tenant, "package", "upload")
         upload, offset = await self._packages.upload(params.upload, params.offset, params.data, caller.tenant)
-        return PackageUpload(upload=upload, offset=offset)
+        return shapes.PackageUpload(upload=upload, offset=offset)
 
     @serve(methods.PACKAGE_ADD)
-    async def _add(self, params: PackageAddParams, caller: Caller) -> PackageRecord:
+    async def _add(self, params: shapes.PackageAddParams, caller: Caller) -> shapes.PackageRecord:
         upload = params.upload
         if (upload is None) == (params.data is None):
             raise InvalidParams("cannot add a package: give either upload or data", key="upload")
@@ -65,16 +49,16 @@ class PackageMethods:
         return self._record(found)
 
     @serve(methods.PACKAGE_LIST)
-    async def _list(self, params: PackageListParams, _caller: Caller) -> PackageRecords:
+    async def _list(self, params: shapes.PackageListParams, _caller: Caller) -> shapes.PackageRecords:
         found = self._packages.list(params.name)
-        return PackageRecords(packages=[self._record(each) for each in found])
+        return shapes.PackageRecords(packages=[self._record(each) for each in found])
 
     @serve(methods.PACKAGE_SHOW)
-    async def _show(self, params: PackageParams, _caller: Caller) -> PackageDetails:
+    async def _show(self, params: shapes.PackageParams, _caller: Caller) -> shapes.PackageDetails:
         found = self._packages.of(params.package)
         spec = found.spec
         plain = cast("dict[str, dict[str, object]]", msgspec.to_builtins(spec))  # as the Struct has them
-        return PackageDetails(
+        return shapes.PackageDetails(
             package=self._record(found),
             agent=spec.agent,
             requires_runtime=plain["requires_runtime"],
@@ -85,15 +69,15 @@ class PackageMethods:
         )
 
     @serve(methods.PACKAGE_VERIFY)
-    async def _verify(self, params: PackageParams, _caller: Caller) -> PackageRecord:
+    async def _verify(self, params: shapes.PackageParams, _caller: Caller) -> shapes.PackageRecord:
         return self._record(await self._packages.find(params.package))
 
     @serve(methods.PACKAGE_RM)
-    async def _rm(self, params: PackageParams, _caller: Caller) -> PackageRecord:
+    async def _rm(self, params: shapes.PackageParams, _caller: Caller) -> shapes.PackageRecord:
         return self._record(await self._packages.remove(params.package))
 
-    def _record(self, found: Stored) -> PackageRecord:
-        return PackageRecord(
+    def _record(self, found: Stored) -> shapes.PackageRecord:
+        return shapes.PackageRecord(
             **copied(found, "name digest size_bytes content_bytes files added_at added_by"),
             version=found.spec.version,
             description=found.spec.description,
@@ -114,7 +98,7 @@ class DeploymentMethods:
         self._bus = bus
 
     @serve(methods.DEPLOYMENT_CREATE)
-    async def _create(self, params: DeployParams, caller: Caller) -> Deployment:
+    async def _create(self, params: deployment_shapes.DeployParams, caller: Caller) -> deployment_shapes.Deployment:
         name = params.agent or params.package.partition("@")[0]
         self._disk_use.check(tenant_of(name), name, "deploy")
 
@@ -138,17 +122,19 @@ class DeploymentMethods:
                 sending.cancel()
 
     @serve(methods.DEPLOYMENT_LIST)
-    async def _list(self, params: DeploymentsParams, _caller: Caller) -> Deployments:
-        return Deployments(deployments=self._deployments.listed(params.name, params.limit))
+    async def _list(
+        self, params: deployment_shapes.DeploymentsParams, _caller: Caller
+    ) -> deployment_shapes.Deployments:
+        return deployment_shapes.Deployments(deployments=self._deployments.listed(params.name, params.limit))
 
     @serve(methods.DEPLOYMENT_SHOW)
-    async def _show(self, params: DeploymentParams, _caller: Caller) -> Deployment:
+    async def _show(self, params: deployment_shapes.DeploymentParams, _caller: Caller) -> deployment_shapes.Deployment:
         return self._deployments.of(params.deployment)
 
     @serve(methods.DEPLOYMENT_PROMOTE)
-    async def _promote(self, params: CanaryParams, _caller: Caller) -> Deployment:
+    async def _promote(self, params: deployment_shapes.CanaryParams, _caller: Caller) -> deployment_shapes.Deployment:
         return await self._deployments.promote(params.name)
 
     @serve(methods.DEPLOYMENT_ABORT)
-    async def _abort(self, params: CanaryParams, _caller: Caller) -> Deployment:
+    async def _abort(self, params: deployment_shapes.CanaryParams, _caller: Caller) -> deployment_shapes.Deployment:
         return await self._deployments.abort(params.name)

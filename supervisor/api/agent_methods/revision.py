@@ -12,16 +12,6 @@ from corral.worker.contract import codec
 from corral.worker.contract.errors import Conflict, InvalidParams, NotFound
 from corral.worker.contract.records import copied
 from corral.worker.control import revisions as shapes
-from corral.worker.control.revisions import (
-    KeyChange,
-    RevisionDiff,
-    RevisionDiffParams,
-    RevisionListParams,
-    RevisionShown,
-    RevisionShowParams,
-    RollbackParams,
-    RolledBack,
-)
 from corral.worker.methods.agent import AGENT_ROLLBACK, REVISION_DIFF, REVISION_LIST, REVISION_SHOW
 
 from ..table.handlers import Caller, made_by, serve
@@ -64,17 +54,17 @@ class RevisionMethods:
         self._agents = agents
 
     @serve(REVISION_LIST)
-    async def _list(self, params: RevisionListParams, _caller: Caller) -> shapes.Revisions:
+    async def _list(self, params: shapes.RevisionListParams, _caller: Caller) -> shapes.Revisions:
         found = await self._agents.revisions.list(params.name, params.limit)
         return shapes.Revisions(revisions=[_shape(each) for each in found])
 
     @serve(REVISION_SHOW)
-    async def _show(self, params: RevisionShowParams, _caller: Caller) -> RevisionShown:
+    async def _show(self, params: shapes.RevisionShowParams, _caller: Caller) -> shapes.RevisionShown:
         found = await self._chosen(params.name, params.revision)
-        return RevisionShown(revision=_shape(found), spec=masked_table(found.table))
+        return shapes.RevisionShown(revision=_shape(found), spec=masked_table(found.table))
 
     @serve(REVISION_DIFF)
-    async def _diff(self, params: RevisionDiffParams, _caller: Caller) -> RevisionDiff:
+    async def _diff(self, params: shapes.RevisionDiffParams, _caller: Caller) -> shapes.RevisionDiff:
         after = await self._chosen(params.name, params.after)
         if params.before is None:
             before = await self._agents.revisions.before(params.name, after.number)
@@ -84,15 +74,17 @@ class RevisionMethods:
         found = differences(table, after.table)
         shown = differences(masked_table(table), {}), differences(masked_table(after.table), {})
         one, other = ({each.key: each.before for each in flat} for flat in shown)
-        return RevisionDiff(
+        return shapes.RevisionDiff(
             name=params.name,
             before=None if before is None else before.number,
             after=after.number,
-            changes=[KeyChange(key=each.key, before=one.get(each.key), after=other.get(each.key)) for each in found],
+            changes=[
+                shapes.KeyChange(key=each.key, before=one.get(each.key), after=other.get(each.key)) for each in found
+            ],
         )
 
     @serve(AGENT_ROLLBACK)
-    async def _rollback(self, params: RollbackParams, caller: Caller) -> RolledBack:
+    async def _rollback(self, params: shapes.RollbackParams, caller: Caller) -> shapes.RolledBack:
         tables, revisions = self._agents.tables, self._agents.revisions
         tables.etag(params.name)  # refuses a name that is not there
         chosen = await self._of_rollback(params)
@@ -108,7 +100,7 @@ class RevisionMethods:
         number = revisions.head(params.name).last
         if params.wait and not params.dry_run:
             await revisions.until_settled({params.name: number}, params.timeout_s)
-        return RolledBack(
+        return shapes.RolledBack(
             name=params.name,
             revision=number if changed and not params.dry_run else None,
             of=chosen.number,
@@ -117,7 +109,7 @@ class RevisionMethods:
             rolling=revisions.head(params.name).rolling == number,
         )
 
-    async def _of_rollback(self, params: RollbackParams) -> Revision:
+    async def _of_rollback(self, params: shapes.RollbackParams) -> Revision:
         """Returns the revision that is to be in force again: by its number, by the version of its package, or the last one before."""
         revisions, name = self._agents.revisions, params.name
         if params.version is not None and params.revision is not None:

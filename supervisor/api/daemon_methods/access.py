@@ -24,16 +24,7 @@ from corral.supervisor.workers.lifecycle.state_machine import UP
 from corral.worker.contract import codec
 from corral.worker.contract.errors import Conflict, InvalidParams, NotFound, PermissionDenied
 from corral.worker.contract.names import qualified, tenant_of
-from corral.worker.control.access import (
-    LoginParams,
-    NewToken,
-    TokenAddParams,
-    TokenList,
-    TokenNameParams,
-    TokenRemoved,
-    TokenRotateParams,
-    Whoami,
-)
+from corral.worker.control import access as shapes
 from corral.worker.control.params import (
     AuditParams,
     NoParams,
@@ -43,18 +34,7 @@ from corral.worker.control.params import (
     VerifyParams,
 )
 from corral.worker.control.results import AuditPage, AuditVerdict, Secret, SecretRotated, Secrets, SecretUse
-from corral.worker.methods.access import (
-    AUTH_LOGIN,
-    AUTH_WHOAMI,
-    SECRET_LIST,
-    SECRET_RM,
-    SECRET_ROTATE,
-    SECRET_SET,
-    TOKEN_ADD,
-    TOKEN_LIST,
-    TOKEN_RM,
-    TOKEN_ROTATE,
-)
+from corral.worker.methods import access as methods
 from corral.worker.methods.events import AUDIT_LIST, AUDIT_VERIFY
 
 from ..table.cluster import JoinedCluster
@@ -69,8 +49,8 @@ class AccessMethods:
         self._tenants = tenants
         self._joined = joined
 
-    @serve(TOKEN_ADD)
-    async def _add(self, params: TokenAddParams, caller: Caller) -> NewToken:
+    @serve(methods.TOKEN_ADD)
+    async def _add(self, params: shapes.TokenAddParams, caller: Caller) -> shapes.NewToken:
         tenant = params.tenant or tenant_of(params.name) or caller.tenant
         name = qualified(params.name, tenant)
         if tenant_of(name) != tenant or caller.tenant not in ("", tenant):
@@ -85,21 +65,21 @@ class AccessMethods:
             _named(caller.who),
         )
 
-    @serve(TOKEN_LIST)
-    async def _list(self, _params: NoParams, caller: Caller) -> TokenList:
-        return TokenList(self._tokens.list(caller.tenant or None))
+    @serve(methods.TOKEN_LIST)
+    async def _list(self, _params: NoParams, caller: Caller) -> shapes.TokenList:
+        return shapes.TokenList(self._tokens.list(caller.tenant or None))
 
-    @serve(TOKEN_RM)
-    async def _rm(self, params: TokenNameParams, _caller: Caller) -> TokenRemoved:
+    @serve(methods.TOKEN_RM)
+    async def _rm(self, params: shapes.TokenNameParams, _caller: Caller) -> shapes.TokenRemoved:
         await self._tokens.remove(params.name)
-        return TokenRemoved([params.name])
+        return shapes.TokenRemoved([params.name])
 
-    @serve(TOKEN_ROTATE)
-    async def _rotate(self, params: TokenRotateParams, _caller: Caller) -> NewToken:
+    @serve(methods.TOKEN_ROTATE)
+    async def _rotate(self, params: shapes.TokenRotateParams, _caller: Caller) -> shapes.NewToken:
         return await self._tokens.rotate(params.name, params.overlap_s, params.expires_s)
 
-    @serve(AUTH_LOGIN)
-    async def _login(self, params: LoginParams, caller: Caller) -> Whoami:
+    @serve(methods.AUTH_LOGIN)
+    async def _login(self, params: shapes.LoginParams, caller: Caller) -> shapes.Whoami:
         if params.token is None and params.tenant is None:
             raise InvalidParams("cannot log in: give a token, a tenant, or both", key="token")
         tenant, digest = params.tenant or "", None
@@ -112,13 +92,13 @@ class AccessMethods:
         caller.log_in(digest, tenant)
         return self._whoami(caller)
 
-    @serve(AUTH_WHOAMI)
-    async def _auth_whoami(self, _params: NoParams, caller: Caller) -> Whoami:
+    @serve(methods.AUTH_WHOAMI)
+    async def _auth_whoami(self, _params: NoParams, caller: Caller) -> shapes.Whoami:
         return self._whoami(caller)
 
-    def _whoami(self, caller: Caller) -> Whoami:
+    def _whoami(self, caller: Caller) -> shapes.Whoami:
         token = caller.who.get("token")
-        return Whoami(
+        return shapes.Whoami(
             name=str(token or caller.name),
             rights=caller.permission,
             agents=None if caller.agents is None else list(caller.agents),
@@ -145,7 +125,7 @@ class SecretMethods:
         self._tenants = tenants
         self._secrets = secrets
 
-    @serve(SECRET_SET)
+    @serve(methods.SECRET_SET)
     async def _set(self, params: SecretSetParams, _caller: Caller) -> SecretUse:
         if tenant := tenant_of(params.name):
             self._tenants.of(tenant)
@@ -158,7 +138,7 @@ class SecretMethods:
         )
         return SecretUse(name=params.name, used_by=self._users(params.name))
 
-    @serve(SECRET_LIST)
+    @serve(methods.SECRET_LIST)
     async def _list(self, _params: NoParams, caller: Caller) -> Secrets:
         found = await asyncio.to_thread(self._secrets.listed)
         if caller.tenant:
@@ -175,7 +155,7 @@ class SecretMethods:
         users = {each.name: self._users(each.name) for each in (*kept, *lost)}
         return Secrets(secrets=[replace(each, used_by=users[each.name]) for each in (*kept, *lost)])
 
-    @serve(SECRET_RM)
+    @serve(methods.SECRET_RM)
     async def _rm(self, params: SecretRemoveParams, _caller: Caller) -> SecretUse:
         users = self._users(params.name)
         if users and not params.force:
@@ -184,7 +164,7 @@ class SecretMethods:
         await asyncio.to_thread(self._store().remove, params.name)
         return SecretUse(name=params.name, used_by=users)
 
-    @serve(SECRET_ROTATE)
+    @serve(methods.SECRET_ROTATE)
     async def _rotate(self, params: SecretRotateParams, _caller: Caller) -> SecretRotated:
         globs = own_globs(params.agents, tenant_of(params.name))
         agents = None if globs is None else tuple(globs)

@@ -24,17 +24,7 @@ from corral.supervisor.records.store.store import Store
 from corral.supervisor.tasks.workflows.schedules import Schedules as ScheduleTable
 from corral.worker.contract.errors import CorralError, InvalidParams, NotFound
 from corral.worker.contract.records import ScheduleRecord, copied
-from corral.worker.control.backup import (
-    BackupDiscardParams,
-    BackupMade,
-    BackupParams,
-    BackupPiece,
-    BackupReadParams,
-    Exported,
-    ExportParams,
-    Imported,
-    ImportParams,
-)
+from corral.worker.control import backup as shapes
 from corral.worker.control.params import ScheduleParams
 from corral.worker.control.results import Done
 from corral.worker.methods.daemon import BACKUP_DISCARD, BACKUP_MAKE, BACKUP_READ, DAEMON_EXPORT, DAEMON_IMPORT
@@ -54,7 +44,7 @@ class BackupMethods:
         self._bus = bus
 
     @serve(BACKUP_MAKE)
-    async def _make(self, params: BackupParams, _caller: Caller) -> BackupMade:
+    async def _make(self, params: shapes.BackupParams, _caller: Caller) -> shapes.BackupMade:
         store = self._store
         config = None if self._daemon.config is None else Path(self._daemon.config)
         secrets_file = self._agents.config.daemon.secrets_file
@@ -82,11 +72,11 @@ class BackupMethods:
         return made
 
     @serve(BACKUP_READ)
-    async def _read(self, params: BackupReadParams, _caller: Caller) -> BackupPiece:
+    async def _read(self, params: shapes.BackupReadParams, _caller: Caller) -> shapes.BackupPiece:
         return await self._backups.read(params.id, params.offset)
 
     @serve(BACKUP_DISCARD)
-    async def _discard(self, params: BackupDiscardParams, _caller: Caller) -> Done:
+    async def _discard(self, params: shapes.BackupDiscardParams, _caller: Caller) -> Done:
         self._backups.discard(params.id)
         return Done()
 
@@ -129,7 +119,7 @@ class TransferMethods:
         self._schedules = schedules
 
     @serve(DAEMON_EXPORT)
-    async def _export(self, params: ExportParams, caller: Caller) -> Exported:
+    async def _export(self, params: shapes.ExportParams, caller: Caller) -> shapes.Exported:
         agents, groups = self._agents.agents, self._agents.groups.by_name
         schedules = self._schedules.list()
         wanted = self._wanted(params, schedules)
@@ -143,9 +133,9 @@ class TransferMethods:
             _file_tables(self._agents.config, None if wanted is None else [e for e in specs if e.name in wanted]),
             shows_values=caller.permission == "admin",
         )
-        return Exported(toml=found.toml, names=found.names, secrets=found.secrets, hidden=found.hidden)
+        return shapes.Exported(toml=found.toml, names=found.names, secrets=found.secrets, hidden=found.hidden)
 
-    def _wanted(self, params: ExportParams, schedules: Sequence[ScheduleRecord]) -> set[str] | None:
+    def _wanted(self, params: shapes.ExportParams, schedules: Sequence[ScheduleRecord]) -> set[str] | None:
         if params.names is None and params.selector is None:
             return None
         extra = [each.name for each in schedules]
@@ -158,7 +148,7 @@ class TransferMethods:
         return set(names)
 
     @serve(DAEMON_IMPORT)
-    async def _import(self, params: ImportParams, caller: Caller) -> Imported:
+    async def _import(self, params: shapes.ImportParams, caller: Caller) -> shapes.Imported:
         if not any((params.agents, params.teams, params.workflows, params.schedules)):
             raise InvalidParams("cannot import: there is no table", key="agents", value=None)
         schedules, jobs = _read_schedules(params)
@@ -188,7 +178,7 @@ class TransferMethods:
         failures: dict[str, CorralError] = {}
         if params.start:
             failures = await self._start([each.name for each in additions], wait=params.wait)
-        return Imported(
+        return shapes.Imported(
             agents=[each.name for each in additions],
             teams=list(params.teams),
             workflows=list(params.workflows),
@@ -242,7 +232,7 @@ def _file_tables(config: Config, users: Sequence[Spec] | None) -> FileTables:
 
 
 def _expanded(
-    params: ImportParams, section: str, tables: Mapping[str, Mapping[str, object]]
+    params: shapes.ImportParams, section: str, tables: Mapping[str, Mapping[str, object]]
 ) -> dict[str, dict[str, object]]:
     if params.environment is None:
         return {name: dict(table) for name, table in tables.items()}
@@ -257,7 +247,7 @@ def _expanded(
     return found
 
 
-def _read_schedules(params: ImportParams) -> tuple[dict[str, Schedule], list[Addition]]:
+def _read_schedules(params: shapes.ImportParams) -> tuple[dict[str, Schedule], list[Addition]]:
     """Returns the schedules of a call, and the jobs of their commands."""
     tables = _expanded(params, "schedules", params.schedules)
     document = Document(STORE, "", params.directory or "/")

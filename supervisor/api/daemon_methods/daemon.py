@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -24,32 +25,11 @@ from corral.supervisor.workers.process.launch import secret_problems
 from corral.worker.contract import codec
 from corral.worker.contract.errors import CorralError
 from corral.worker.contract.records import Statistics, Status
+from corral.worker.control import params as shapes
+from corral.worker.control import results
 from corral.worker.control.nodes import Node, NodeParams, Nodes
-from corral.worker.control.params import (
-    LogLevelParams,
-    NoParams,
-    ReloadParams,
-    SchemaParams,
-    StatisticsParams,
-    StatusParams,
-    UpgradeParams,
-)
-from corral.worker.control.results import (
-    DaemonFound,
-    Diagnosis,
-    Done,
-    EmergencyStopped,
-    Finding,
-    LogLevelSet,
-    Promise,
-    QuotaList,
-    Reloaded,
-    Stopping,
-    Upgraded,
-)
 from corral.worker.control.runtime_results import Template, TemplateParam, Templates
 from corral.worker.methods import daemon as definitions
-from corral.worker.methods.daemon import NODE_DRAIN, NODE_LIST, NODE_RESUME
 from corral.worker.methods.method import AnyMethod
 
 from ..metrics.statistics import Statistics as Counts
@@ -75,42 +55,42 @@ class DaemonMethods:
         self._methods = methods
 
     @serve(definitions.DAEMON_PING)
-    async def _ping(self, _params: NoParams, _caller: Caller) -> Done:
-        return Done()
+    async def _ping(self, _params: shapes.NoParams, _caller: Caller) -> results.Done:
+        return results.Done()
 
     @serve(definitions.DAEMON_EMERGENCY_STOP)
-    async def _emergency_stop(self, _params: NoParams, caller: Caller) -> EmergencyStopped:
+    async def _emergency_stop(self, _params: shapes.NoParams, caller: Caller) -> results.EmergencyStopped:
         halted: list[str] = []
         killed = await self._agents.operations.halt(caller.name, lambda: halted.extend(self._tasks.halt()))
         await self._tasks.halted(halted)
-        return EmergencyStopped(workers=killed, tasks=len(halted))
+        return results.EmergencyStopped(workers=killed, tasks=len(halted))
 
     @serve(definitions.DAEMON_STOP)
-    async def _stop(self, _params: NoParams, _caller: Caller) -> Stopping:
+    async def _stop(self, _params: shapes.NoParams, _caller: Caller) -> results.Stopping:
         pid = os.getpid()
         os.kill(pid, signal.SIGTERM)  # the handler of the daemon is the one way to its end
-        return Stopping(pid=pid)
+        return results.Stopping(pid=pid)
 
     @serve(definitions.DAEMON_RELOAD)
-    async def _reload(self, params: ReloadParams, caller: Caller) -> Reloaded:
+    async def _reload(self, params: shapes.ReloadParams, caller: Caller) -> results.Reloaded:
         config = self._daemon.read_config()
         plan = await self._agents.reload.adopt(config, dry_run=params.dry_run, by=made_by(caller))
         if params.wait and not params.dry_run:
             await self._agents.revisions.until_settled(plan.revisions, params.timeout_s)
-        return msgspec.convert(plan, Reloaded, from_attributes=True)
+        return msgspec.convert(plan, results.Reloaded, from_attributes=True)
 
     @serve(definitions.DAEMON_UPGRADE)
-    async def _upgrade(self, params: UpgradeParams, _caller: Caller) -> Upgraded:
+    async def _upgrade(self, params: shapes.UpgradeParams, _caller: Caller) -> results.Upgraded:
         return await self._daemon.upgrades.perform(params)
 
     @serve(definitions.DAEMON_SCHEMA)
-    async def _schema(self, params: SchemaParams, _caller: Caller) -> dict[str, object]:
+    async def _schema(self, params: shapes.SchemaParams, _caller: Caller) -> dict[str, object]:
         from ..schema.documents import schema_of  # noqa: PLC0415 - start-up time: few ask
 
         return schema_of(params.document)
 
     @serve(definitions.TEMPLATE_LIST)
-    async def _list(self, _params: NoParams, _caller: Caller) -> Templates:
+    async def _list(self, _params: shapes.NoParams, _caller: Caller) -> Templates:
         users: dict[str, list[str]] = {}
         for agent in self._agents.agents.values():
             if agent.spec.template is not None:
@@ -133,12 +113,12 @@ class DaemonMethods:
         )
 
     @serve(definitions.DAEMON_LOG_LEVEL)
-    async def _log_level(self, params: LogLevelParams, _caller: Caller) -> LogLevelSet:
+    async def _log_level(self, params: shapes.LogLevelParams, _caller: Caller) -> results.LogLevelSet:
         self._daemon.daemon_log.set_level(params.level)
-        return LogLevelSet(level=params.level)
+        return results.LogLevelSet(level=params.level)
 
     @serve(definitions.RPC_DISCOVER)
-    async def _discover(self, _params: NoParams, _caller: Caller) -> msgspec.Raw:
+    async def _discover(self, _params: shapes.NoParams, _caller: Caller) -> msgspec.Raw:
         # Making it takes tens of milliseconds, in which the loop would serve no other client.
         return msgspec.Raw(await asyncio.to_thread(_encoded, tuple(self._methods.values())))
 
@@ -148,28 +128,20 @@ def _encoded(entries: tuple[AnyMethod, ...]) -> bytes:
     return codec.encode(openrpc({entry.name: entry for entry in entries}))
 
 
+@dataclass(frozen=True, eq=False)
 class StatusMethods:
     """Serves status, statistics and quotas."""
 
-    def __init__(
-        self,
-        agents: Agents,
-        status: StatusReport,
-        status_cache: StatusCache,
-        status_feed: StatusFeed,
-        statistics: Counts,
-        quotas: Quotas,
-    ) -> None:
-        self._agents = agents
-        self._status = status
-        self._status_cache = status_cache
-        self._status_feed = status_feed
-        self._statistics = statistics
-        self._quotas = quotas
+    _agents: Agents
+    _status: StatusReport
+    _status_cache: StatusCache
+    _status_feed: StatusFeed
+    _statistics: Counts
+    _quotas: Quotas
 
     @serve(definitions.DAEMON_STATUS)
-    async def _daemon_status(self, params: StatusParams, caller: Caller) -> Status | msgspec.Raw:
-        if params == StatusParams():
+    async def _daemon_status(self, params: shapes.StatusParams, caller: Caller) -> Status | msgspec.Raw:
+        if params == shapes.StatusParams():
             return self._status_cache.status()
         names = self._chosen(params)
         if caller.tenant:
@@ -177,7 +149,7 @@ class StatusMethods:
         return self._status.status(names, failed=params.failed)
 
     @serve(definitions.DAEMON_FOLLOW)
-    async def _daemon_follow(self, _params: NoParams, caller: Caller) -> Done:
+    async def _daemon_follow(self, _params: shapes.NoParams, caller: Caller) -> results.Done:
         def whole() -> Status | msgspec.Raw:
             if caller.agents is None:
                 return self._status_cache.status()
@@ -186,21 +158,21 @@ class StatusMethods:
             return self._status.own(own) if caller.tenant else self._status.status(own)
 
         caller.follow(self._status_feed.run(caller, whole))
-        return Done()
+        return results.Done()
 
-    def _chosen(self, params: StatusParams | StatisticsParams) -> list[str] | None:
+    def _chosen(self, params: shapes.StatusParams | shapes.StatisticsParams) -> list[str] | None:
         if params.names is None and params.selector is None:
             return None
         return self._agents.registry.chosen(params.names or [], params.selector, groups=True)
 
     @serve(definitions.STATISTICS_SHOW)
-    async def _statistics_show(self, params: StatisticsParams, caller: Caller) -> Statistics:
+    async def _statistics_show(self, params: shapes.StatisticsParams, caller: Caller) -> Statistics:
         shown = as_result(await self._statistics.shown(self._chosen(params)), Statistics)
         return own_statistics(shown) if caller.tenant else shown
 
     @serve(definitions.QUOTA_LIST)
-    async def _quota_list(self, params: StatisticsParams, _caller: Caller) -> QuotaList:
-        return QuotaList(quotas=self._quotas.shown(self._chosen(params), time.monotonic()))
+    async def _quota_list(self, params: shapes.StatisticsParams, _caller: Caller) -> results.QuotaList:
+        return results.QuotaList(quotas=self._quotas.shown(self._chosen(params), time.monotonic()))
 
 
 class DoctorMethods:
@@ -226,7 +198,7 @@ class DoctorMethods:
         self._workers = workers
 
     @serve(definitions.DAEMON_DOCTOR)
-    async def _doctor(self, _params: NoParams, caller: Caller) -> Diagnosis:
+    async def _doctor(self, _params: shapes.NoParams, caller: Caller) -> results.Diagnosis:
         from corral.supervisor.workers.process import host_check, host_facts  # noqa: PLC0415 - start-up time: few ask
 
         problem = ""
@@ -254,12 +226,12 @@ class DoctorMethods:
             services=await self._services(),
             environ=os.environ,
         )
-        daemon = DaemonFound(running=True, pid=os.getpid(), version=__version__, rights=caller.permission)
+        daemon = results.DaemonFound(running=True, pid=os.getpid(), version=__version__, rights=caller.permission)
         found = host_check.report(facts)
-        return Diagnosis(
+        return results.Diagnosis(
             daemon=daemon,
-            findings=as_result(found["findings"], list[Finding]),
-            promises=as_result(found["promises"], list[Promise]),
+            findings=as_result(found["findings"], list[results.Finding]),
+            promises=as_result(found["promises"], list[results.Promise]),
         )
 
     async def _services(self) -> "Services":
@@ -324,14 +296,14 @@ class NodeMethods:
     def __init__(self, joined: JoinedCluster) -> None:
         self._joined = joined
 
-    @serve(NODE_LIST)
-    async def _list(self, _params: NoParams, _caller: Caller) -> Nodes:
+    @serve(definitions.NODE_LIST)
+    async def _list(self, _params: shapes.NoParams, _caller: Caller) -> Nodes:
         return Nodes(nodes=await self._joined.cluster.nodes())
 
-    @serve(NODE_DRAIN)
+    @serve(definitions.NODE_DRAIN)
     async def _drain(self, params: NodeParams, caller: Caller) -> Node:
         return await self._joined.cluster.drain(params.name, made_by(caller))
 
-    @serve(NODE_RESUME)
+    @serve(definitions.NODE_RESUME)
     async def _resume(self, params: NodeParams, _caller: Caller) -> Node:
         return await self._joined.cluster.resume(params.name)

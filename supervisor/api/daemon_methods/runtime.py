@@ -1,6 +1,7 @@
 """Serves the methods that show all that runs and what it uses, and `agent.set`."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from msgspec import UNSET
 
@@ -10,14 +11,7 @@ from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.models.desk.ledger import Sums
 from corral.supervisor.models.desk.listing import ModelListing
 from corral.supervisor.tenants.tokens.scope import is_in_scope, knows
-from corral.worker.control.metrics import (
-    MetricsHistory,
-    MetricsHistoryParams,
-    MetricsLatest,
-    MetricsLatestParams,
-    MetricsTop,
-    MetricsTopParams,
-)
+from corral.worker.control import metrics as shapes
 from corral.worker.control.params import AgentSetParams, NoParams, StatusParams
 from corral.worker.control.runtime_results import Agents as AgentsListed
 from corral.worker.control.runtime_results import (
@@ -39,17 +33,15 @@ from ..table.handlers import Caller, made_by, serve
 from ..table.status import StatusReport
 
 
+@dataclass(frozen=True, eq=False)
 class RuntimeMethods:
     """Serves the methods that show all that runs, and what it uses."""
 
-    def __init__(
-        self, agents: Agents, status: StatusReport, stores: StoreWatch, models: ModelListing, metrics: MetricsView
-    ) -> None:
-        self._agents = agents
-        self._status = status
-        self._stores = stores
-        self._models = models
-        self._metrics = metrics
+    _agents: Agents
+    _status: StatusReport
+    _stores: StoreWatch
+    _models: ModelListing
+    _metrics: MetricsView
 
     @serve(AGENT_LIST)
     async def _agent_list(self, params: StatusParams, _caller: Caller) -> AgentsListed:
@@ -146,16 +138,16 @@ class RuntimeMethods:
         return Models(models=found, gateway=ModelsGateway(pid=pid, in_flight=in_flight, restarts=restarts))
 
     @serve(methods.METRICS_HISTORY)
-    async def _history(self, params: MetricsHistoryParams, caller: Caller) -> MetricsHistory:
+    async def _history(self, params: shapes.MetricsHistoryParams, caller: Caller) -> shapes.MetricsHistory:
         span = params.since, params.until, params.step_s
         return await self._metrics.history(params.agent, *span, knows=knows(caller.agents))
 
     @serve(methods.METRICS_TOP)
-    async def _top(self, params: MetricsTopParams, _caller: Caller) -> MetricsTop:
+    async def _top(self, params: shapes.MetricsTopParams, _caller: Caller) -> shapes.MetricsTop:
         return await self._metrics.top(self._names(params.names, params.selector), params.since, params.limit)
 
     @serve(methods.METRICS_LATEST)
-    async def _latest(self, params: MetricsLatestParams, _caller: Caller) -> MetricsLatest:
+    async def _latest(self, params: shapes.MetricsLatestParams, _caller: Caller) -> shapes.MetricsLatest:
         return await self._metrics.latest(self._names(params.names, params.selector))
 
     def _names(self, names: list[str] | None, selector: str | None) -> list[str] | None:

@@ -1,6 +1,7 @@
 """Serves the methods `tenant.*` of the table: adds, shows, changes, suspends, resumes and removes tenants."""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,21 +34,8 @@ from corral.worker.contract import codec
 from corral.worker.contract.errors import Conflict, InvalidParams
 from corral.worker.contract.names import tenant_of
 from corral.worker.contract.records import copied
+from corral.worker.control import tenants as shapes
 from corral.worker.control.params import NoParams
-from corral.worker.control.tenants import (
-    Layer,
-    TenantAdded,
-    TenantAddParams,
-    TenantChanged,
-    TenantNameParams,
-    TenantRecord,
-    TenantRemoved,
-    Tenants,
-    TenantSetParams,
-    TenantShown,
-    TenantShowParams,
-    TenantSwitched,
-)
 from corral.worker.methods import access as methods
 
 from ..table.handlers import Caller, serve
@@ -56,75 +44,67 @@ FILES_ABI = 3
 """Version of Landlock that holds reads and writes."""
 
 
-def layers_of(accounts: Accounts, containment: Containment, name: str) -> list[Layer]:
+def layers_of(accounts: Accounts, containment: Containment, name: str) -> list[shapes.Layer]:
     """Returns the layers between a tenant's processes and others', each with its value or the reason for its lack."""
     abi = sandbox.landlock_abi()
     standing, why = accounts.standing(name), accounts.why_shared(name)
     has = f"version {abi} of Landlock" if abi else "this kernel has no Landlock"
     limits = "" if sandbox.scopes_limits() else "no filter of system calls is known for this machine"
     return [
-        Layer("user", not why, why or f"{standing.user}"),
-        Layer("folder", abi >= FILES_ABI, standing.folder if abi >= FILES_ABI else has),
-        Layer("files", abi >= FILES_ABI, has),
-        Layer("signals", sandbox.scopes_signals(), has),
-        Layer("abstract-sockets", sandbox.scopes_signals(), has),
-        Layer("limits-of-others", sandbox.scopes_limits(), limits),
-        Layer("no-new-privileges", True),
-        Layer("control-socket", True, "no right is granted on it"),
-        Layer("cgroup", containment.tier != "launcher", containment.tier),
+        shapes.Layer("user", not why, why or f"{standing.user}"),
+        shapes.Layer("folder", abi >= FILES_ABI, standing.folder if abi >= FILES_ABI else has),
+        shapes.Layer("files", abi >= FILES_ABI, has),
+        shapes.Layer("signals", sandbox.scopes_signals(), has),
+        shapes.Layer("abstract-sockets", sandbox.scopes_signals(), has),
+        shapes.Layer("limits-of-others", sandbox.scopes_limits(), limits),
+        shapes.Layer("no-new-privileges", True),
+        shapes.Layer("control-socket", True, "no right is granted on it"),
+        shapes.Layer("cgroup", containment.tier != "launcher", containment.tier),
     ]
 
 
+@dataclass(frozen=True, eq=False)
 class TenantMethods:
     """Serves the methods `tenant.*` but for `tenant.rm`."""
 
-    def __init__(
-        self,
-        agents: Agents,
-        tenants: TenantRegistry,
-        accounts: Accounts,
-        hibernation: Hibernation,
-        launcher: Launcher,
-        bus: Bus,
-    ) -> None:
-        self._agents = agents
-        self._tenants = tenants
-        self._accounts = accounts
-        self._hibernation = hibernation
-        self._launcher = launcher
-        self._bus = bus
+    _agents: Agents
+    _tenants: TenantRegistry
+    _accounts: Accounts
+    _hibernation: Hibernation
+    _launcher: Launcher
+    _bus: Bus
 
     @serve(methods.TENANT_ADD)
-    async def _add(self, params: TenantAddParams, _caller: Caller) -> TenantAdded:
+    async def _add(self, params: shapes.TenantAddParams, _caller: Caller) -> shapes.TenantAdded:
         tenants, name = self._tenants, params.name
         present = tenants.find(name)
         if present is not None:
             self._check_same(present, params)
-            return TenantAdded(tenant=self._record(present), created=False, restarted=self._reset(name))
+            return shapes.TenantAdded(tenant=self._record(present), created=False, restarted=self._reset(name))
         if tenants.kept(name).removing:
             raise Conflict(f'cannot add tenant "{name}": it is being removed', name=name, reason="removing")
         asked = self._decoded(name, params.spec)
         kept = replace(tenants.kept(name), added=True, table=params.spec, suspended=False)
         await tenants.keep(name, tenants.prepared(name, kept, asked.user is None))
         self._bus.publish("tenant.added", tenant=name)
-        return TenantAdded(tenant=self._record(tenants.of(name)), created=True)
+        return shapes.TenantAdded(tenant=self._record(tenants.of(name)), created=True)
 
     @serve(methods.TENANT_LIST)
-    async def _list(self, _params: NoParams, _caller: Caller) -> Tenants:
+    async def _list(self, _params: NoParams, _caller: Caller) -> shapes.Tenants:
         found = self._tenants.all()
         by_tenant: dict[str, list[Agent]] = {}
         for agent in self._agents.agents.values():
             by_tenant.setdefault(tenant_of(agent.name), []).append(agent)
-        return Tenants([self._counted(found[name], by_tenant.get(name, [])) for name in sorted(found)])
+        return shapes.Tenants([self._counted(found[name], by_tenant.get(name, [])) for name in sorted(found)])
 
     @serve(methods.TENANT_SHOW)
-    async def _show(self, params: TenantShowParams, _caller: Caller) -> TenantShown:
+    async def _show(self, params: shapes.TenantShowParams, _caller: Caller) -> shapes.TenantShown:
         if params.name is None:
             raise InvalidParams("cannot show a tenant: name one", key="name")
         tenant = self._tenants.of(params.name)
         agents = [agent for agent in self._agents.agents.values() if tenant_of(agent.name) == tenant.name]
         groups = self._agents.groups.by_name.values()
-        return TenantShown(
+        return shapes.TenantShown(
             layers=layers_of(self._accounts, self._launcher.containment, tenant.name),
             tenant=self._record(tenant),
             spec=self._table(tenant),
@@ -136,7 +116,7 @@ class TenantMethods:
         )
 
     @serve(methods.TENANT_SET)
-    async def _set(self, params: TenantSetParams, _caller: Caller) -> TenantChanged:
+    async def _set(self, params: shapes.TenantSetParams, _caller: Caller) -> shapes.TenantChanged:
         tenants, name = self._tenants, params.name
         before = tenants.of(name)
         kept = tenants.kept(name)
@@ -154,10 +134,10 @@ class TenantMethods:
             await tenants.keep(name, replace(kept, table=table))
         if keys:
             self._bus.publish("tenant.changed", tenant=name, keys=keys)
-        return TenantChanged(tenant=self._record(tenants.of(name)), keys=keys)
+        return shapes.TenantChanged(tenant=self._record(tenants.of(name)), keys=keys)
 
     @serve(methods.TENANT_SUSPEND)
-    async def _suspend(self, params: TenantNameParams, _caller: Caller) -> TenantSwitched:
+    async def _suspend(self, params: shapes.TenantNameParams, _caller: Caller) -> shapes.TenantSwitched:
         tenants, name = self._tenants, params.name
         tenant = tenants.of(name)
         kept = tenants.kept(name)
@@ -168,10 +148,10 @@ class TenantMethods:
         stopped = [supervisor.id for supervisor in present if supervisor.worker.tree]
         self._hibernation.stopped(present)
         await self._agents.operations.stop(present)
-        return TenantSwitched(tenant=self._record(tenant), workers=sorted(stopped))
+        return shapes.TenantSwitched(tenant=self._record(tenant), workers=sorted(stopped))
 
     @serve(methods.TENANT_RESUME)
-    async def _resume(self, params: TenantNameParams, _caller: Caller) -> TenantSwitched:
+    async def _resume(self, params: shapes.TenantNameParams, _caller: Caller) -> shapes.TenantSwitched:
         tenants, name = self._tenants, params.name
         tenant = tenants.of(name)
         kept = tenants.kept(name)
@@ -181,7 +161,7 @@ class TenantMethods:
             self._bus.publish("tenant.resumed", tenant=name)
             chosen = [each for each in self._supervisors_of(name) if each.spec.autostart]
             self._agents.startup.start_by_itself(chosen)
-        return TenantSwitched(tenant=self._record(tenant), workers=sorted(each.id for each in chosen))
+        return shapes.TenantSwitched(tenant=self._record(tenant), workers=sorted(each.id for each in chosen))
 
     def _supervisors_of(self, name: str) -> list[WorkerSupervisor]:
         return [
@@ -197,7 +177,7 @@ class TenantMethods:
         check_pool(Document(STORE, ""), ("tenants", name, "pool"), tenant.pool, config.pools, name)
         return tenant
 
-    def _check_same(self, present: Tenant, params: TenantAddParams) -> None:
+    def _check_same(self, present: Tenant, params: shapes.TenantAddParams) -> None:
         """Refuses a second addition that asks for a new tenant, or for other values."""
         name = params.name
         if params.new:
@@ -223,13 +203,13 @@ class TenantMethods:
         table: Mapping[str, object] = {} if of_file is None else of_file.written
         return codec.as_object(msgspec.to_builtins({**table, **self._tenants.kept(tenant.name).table})) or {}
 
-    def _record(self, tenant: Tenant) -> TenantRecord:
+    def _record(self, tenant: Tenant) -> shapes.TenantRecord:
         agents = self._agents.agents.values()
         return self._counted(tenant, [each for each in agents if tenant_of(each.name) == tenant.name])
 
-    def _counted(self, tenant: Tenant, agents: Collection[Agent]) -> TenantRecord:
+    def _counted(self, tenant: Tenant, agents: Collection[Agent]) -> shapes.TenantRecord:
         kept = self._tenants.kept(tenant.name)
-        return TenantRecord(
+        return shapes.TenantRecord(
             **copied(tenant, "name source tier user pool"),
             **copied(kept, "runtime_id suspended uid"),
             folder=str(self._accounts.folder(tenant.name)),
@@ -249,27 +229,19 @@ Forget = Callable[[str], Awaitable[None] | None]
 """Ends and forgets what one part of the daemon holds of a tenant."""
 
 
+@dataclass(frozen=True, eq=False)
 class RemovalMethods:
     """Serves `tenant.rm`; `forgetting` are called in their order before files and rows are erased."""
 
-    def __init__(
-        self,
-        tenants: TenantRegistry,
-        agents: Agents,
-        store: Store,
-        bus: Bus,
-        state_dir: Path,
-        forgetting: Sequence[Forget],
-    ) -> None:
-        self._tenants = tenants
-        self._agents = agents
-        self._store = store
-        self._bus = bus
-        self._state_dir = state_dir
-        self._forgetting = forgetting
+    _tenants: TenantRegistry
+    _agents: Agents
+    _store: Store
+    _bus: Bus
+    _state_dir: Path
+    _forgetting: Sequence[Forget]
 
     @serve(methods.TENANT_RM)
-    async def _rm(self, params: TenantNameParams, _caller: Caller) -> TenantRemoved:
+    async def _rm(self, params: shapes.TenantNameParams, _caller: Caller) -> shapes.TenantRemoved:
         name, tenants = params.name, self._tenants
         self._check(name)
         with tenants.removal(name):
@@ -279,7 +251,7 @@ class RemovalMethods:
                     await waiting
             erased = await erase(self._store, tenants, self._state_dir, name)
         self._bus.publish("tenant.removed", tenant=name, store=False)
-        return TenantRemoved(removed=[name], erased=erased)
+        return shapes.TenantRemoved(removed=[name], erased=erased)
 
     def _check(self, name: str) -> None:
         tenants, config = self._tenants, self._agents.config
@@ -291,17 +263,15 @@ class RemovalMethods:
             raise Conflict(f'cannot remove tenant "{name}": {words}', name=name, reason="file", names=sorted(of_file))
 
 
+@dataclass(frozen=True, eq=False)
 class RunningSet:
     """Ends what tenants run: their agents, the tasks and schedules of these, and what they remember."""
 
-    def __init__(
-        self, agents: Agents, hibernation: Hibernation, tasks: Tasks, schedules: Schedules, memory: Memory
-    ) -> None:
-        self._agents = agents
-        self._hibernation = hibernation
-        self._tasks = tasks
-        self._schedules = schedules
-        self._memory = memory
+    _agents: Agents
+    _hibernation: Hibernation
+    _tasks: Tasks
+    _schedules: Schedules
+    _memory: Memory
 
     async def forget(self, tenant: str) -> None:
         """Ends all of a tenant, and removes it."""

@@ -111,10 +111,7 @@ def added(earlier: Step, later: Step) -> Step:
 
 
 def beside(one: Step, other: Step) -> Step:
-    """Returns the steps of two subjects over the same time as one: counters and gauges are added.
-
-    The peak of a sum is at most the sum of the peaks, which it has.
-    """
+    """Returns the steps of two subjects over the same time as one: counters, gauges and peaks are added."""
     sums = {key: getattr(one, key) + getattr(other, key) for key in (*GAUGES, *PEAKS)}
     return replace(added(one, other), span_ms=max(one.span_ms, other.span_ms), **sums)
 

@@ -126,10 +126,7 @@ class MetricTable:
         return [(at, step) for at, step in found if step is not None]
 
     async def last_before(self, tier: Tier, subject: str, since_ms: int, looks: int) -> Step | None:
-        """Returns the last row of a subject before a time, if the daemon that wrote it is the one of that time.
-
-        Looks at no more than `looks` steps.
-        """
+        """Returns the last row of a subject within `looks` steps before a time, if the daemon that wrote it is the one of that time."""
         given = {"tier": int(tier), "since": since_ms, "looks": looks}
         rows = await self._store.read(_LAST_BEFORE, {**given, "subject": subject, "daemon": DAEMON})
         kept = [(number_of(at), name, decoded(value)) for at, name, value in rows]

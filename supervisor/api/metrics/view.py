@@ -11,16 +11,7 @@ from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.records.events.bus import rfc3339
 from corral.worker.contract.names import tenant_of
 from corral.worker.contract.records import copied
-from corral.worker.control.metrics import (
-    MetricPoint,
-    MetricsHistory,
-    MetricsLatest,
-    MetricsTop,
-    Problem,
-    Ranked,
-    SubjectMetrics,
-    TenantMetrics,
-)
+from corral.worker.control import metrics as shapes
 
 from .collector import RECENT_MS, Collector, Reading, Snapshot
 from .histogram import quantile_ms
@@ -67,7 +58,7 @@ class MetricsView:
         step_s: float | None,
         *,
         knows: Callable[[str], bool] | None = None,
-    ) -> MetricsHistory:
+    ) -> shapes.MetricsHistory:
         """Returns the points of an agent or server; with None of the daemon, or of the sum of those that the caller `knows`."""
         now_ms = int(self._clock() * 1000)
         until_ms = max(now_ms, self.collector.last_ms) + 1 if until is None else int(until * 1000)
@@ -81,7 +72,7 @@ class MetricsView:
         if name is not None and name not in self._agents.agents and not series[0]:
             raise self._agents.unknown("agent or MCP server", name)
         found = await asyncio.to_thread(lambda: [point_of(each) for each in together(series)])
-        return MetricsHistory(
+        return shapes.MetricsHistory(
             agent=name,
             since=rfc3339(chosen.since_ms / 1000),
             until=rfc3339(until_ms / 1000),
@@ -129,7 +120,7 @@ class MetricsView:
                 rows.append((begin_ms, partial[subject]))
         return rows
 
-    async def top(self, names: list[str] | None, since: float | None, limit: int) -> MetricsTop:
+    async def top(self, names: list[str] | None, since: float | None, limit: int) -> shapes.MetricsTop:
         """Ranks agents and servers; with None all that there are."""
         now_ms = max(int(self._clock() * 1000), self.collector.last_ms) + 1
         since_ms = max(0, now_ms - HOUR_MS if since is None else int(since * 1000))
@@ -147,20 +138,20 @@ class MetricsView:
 
     def _ranked(
         self, known: list[str], steps: Mapping[str, Step], since_ms: int, now_ms: int, limit: int
-    ) -> MetricsTop:
+    ) -> shapes.MetricsTop:
         # One may have been removed while the rows were read.
         own = {name: steps[name] for name in known if name in steps and name in self._agents.agents}
         whole = steps.get(DAEMON, Step())
         found = ranking(own, limit)
 
-        def point(name: str) -> MetricPoint:
+        def point(name: str) -> shapes.MetricPoint:
             return point_of(Point(since_ms, whole.span_ms, own[name]))
 
-        def ranked(names: list[str]) -> list[Ranked]:
-            return [Ranked(name=name, total=point(name), **self._described(name)) for name in names]
+        def ranked(names: list[str]) -> list[shapes.Ranked]:
+            return [shapes.Ranked(name=name, total=point(name), **self._described(name)) for name in names]
 
         reasons = {name: problems(step, self._agents.config.metrics) for name, step in own.items()}
-        return MetricsTop(
+        return shapes.MetricsTop(
             since=rfc3339(since_ms / 1000),
             until=rfc3339(now_ms / 1000),
             best=ranked(found.best),
@@ -168,12 +159,12 @@ class MetricsView:
             slowest=ranked(found.slowest),
             expensive=ranked(found.expensive),
             problems=[
-                Problem(name=name, total=point(name), reasons=each, **self._described(name))
+                shapes.Problem(name=name, total=point(name), reasons=each, **self._described(name))
                 for name, each in reasons.items()
                 if each
             ],
             tenants=[
-                TenantMetrics(
+                shapes.TenantMetrics(
                     name=tenant or None,
                     agents=sum(tenant_of(name) == tenant for name in known),
                     total=point_of(Point(since_ms, whole.span_ms, step)),
@@ -182,13 +173,13 @@ class MetricsView:
             ],
         )
 
-    async def latest(self, names: list[str] | None) -> MetricsLatest:
+    async def latest(self, names: list[str] | None) -> shapes.MetricsLatest:
         """Returns the figures of the last step; with None of all agents and servers, and of the daemon."""
         if self.collector.is_enabled and not self.collector.steps:
             await self.collector.close()
         snapshot = await self.collector.present()
         if not self.collector.is_enabled or not snapshot.readings:
-            return MetricsLatest(
+            return shapes.MetricsLatest(
                 enabled=self.collector.is_enabled,
                 at=None,
                 step_s=self.collector.interval_s,
@@ -211,26 +202,26 @@ class MetricsView:
 
 def _latest(
     snapshot: Snapshot, described: Mapping[str, dict[str, Any]], lifetime_ms: int, *, with_daemon: bool
-) -> MetricsLatest:
+) -> shapes.MetricsLatest:
     """Returns the figures of a snapshot; with a thousand busy agents it takes tens of milliseconds."""
     at_ms, readings = snapshot.at_ms, snapshot.readings
     span_ms = min(RECENT_MS, max(1, lifetime_ms))
 
-    def present(name: str | None, reading: Reading, facts: Mapping[str, Any]) -> SubjectMetrics:
-        return SubjectMetrics(
+    def present(name: str | None, reading: Reading, facts: Mapping[str, Any]) -> shapes.SubjectMetrics:
+        return shapes.SubjectMetrics(
             name=name,
             total=point_of(Point(at_ms - lifetime_ms, lifetime_ms, reading.level)),
             last_minute=point_of(Point(at_ms - span_ms, span_ms, reading.last_minute(at_ms))),
             **facts,
         )
 
-    found: dict[str, list[SubjectMetrics]] = {"agent": [], "mcp": []}
+    found: dict[str, list[shapes.SubjectMetrics]] = {"agent": [], "mcp": []}
     for name, facts in described.items():
         found[facts["kind"]].append(present(name, readings[name], facts))
     daemon = None
     if with_daemon:
         daemon = present(None, readings[DAEMON], {"kind": "daemon", "health_score": None})
-    return MetricsLatest(
+    return shapes.MetricsLatest(
         enabled=True,
         at=rfc3339(at_ms / 1000),
         step_s=snapshot.span_ms / 1000,
@@ -240,12 +231,12 @@ def _latest(
     )
 
 
-def point_of(point: Point) -> MetricPoint:
+def point_of(point: Point) -> shapes.MetricPoint:
     """Returns a point as methods answer it."""
     step, span_ms = point.step, max(1, point.span_ms)
     p50_ms, p90_ms, p99_ms = (quantile_ms(step.durations, percent) for percent in (50, 90, 99))
     rate, average_ms = step.error_rate, step.average_ms
-    return MetricPoint(
+    return shapes.MetricPoint(
         at=rfc3339(point.at_ms / 1000),
         span_s=round(point.span_ms / 1000, 3),
         **copied(step, SHOWN),

@@ -79,10 +79,7 @@ def results_of(entries: Iterable[AnyMethod]) -> list[Any]:  # types, some of the
 
 
 def components(types: Sequence[Any]) -> tuple[list[Schema], dict[str, Schema]]:
-    """Returns a schema for each type, which refers to the components, and the components: JSON Schemas by name.
-
-    A component is at `#/components/schemas/NAME`, as in OpenRPC and OpenAPI documents.
-    """
+    """Returns a schema for each type, which refers to `#/components/schemas/NAME`, and these components: JSON Schemas by name."""
     references, schemas = msgspec.json.schema_components(
         types, schema_hook=any_value, ref_template="#/components/schemas/{name}"
     )

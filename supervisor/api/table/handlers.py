@@ -39,23 +39,18 @@ class Caller(Protocol):
 
     def notify(self, method: str, params: Mapping[str, object]) -> None:
         """Sends a notification."""
-        ...
 
     async def drain(self) -> None:
         """Waits while the caller reads too slowly."""
-        ...
 
     def follow(self, following: Awaitable[None]) -> None:
         """Runs `following` after the call, until the caller hangs up."""
-        ...
 
     def attach(self, view: AttachParams) -> None:
         """Switches the connection to MCP."""
-        ...
 
     def log_in(self, digest: bytes | None, tenant: str) -> None:
         """Restricts the connection to what the token of a digest permits, None for no token, and to a tenant, "" for none."""
-        ...
 
 
 def _nothing(_: str, __: Mapping[str, object]) -> None:

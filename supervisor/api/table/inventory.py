@@ -4,6 +4,7 @@ It must not know a caller.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from corral.supervisor.agents.deployment.deployments import Deployments
 from corral.supervisor.agents.running.registry import Registry
@@ -15,24 +16,16 @@ from corral.worker.contract.errors import NotFound
 from corral.worker.contract.records import ScheduleRecord
 
 
+@dataclass(frozen=True, eq=False)
 class Inventory:
     """Finds what the daemon has. Of what is not there, each function raises NotFound or returns False."""
 
-    def __init__(
-        self,
-        registry: Registry,
-        tasks: Tasks,
-        checkpoints: Checkpoints,
-        schedules: Schedules,
-        approvals: Approvals,
-        deployments: Deployments,
-    ) -> None:
-        self._registry = registry
-        self._tasks = tasks
-        self._checkpoints = checkpoints
-        self._schedules = schedules
-        self._approvals = approvals
-        self._deployments = deployments
+    _registry: Registry
+    _tasks: Tasks
+    _checkpoints: Checkpoints
+    _schedules: Schedules
+    _approvals: Approvals
+    _deployments: Deployments
 
     async def has(self, names: Sequence[str], task: str) -> bool:
         """Returns whether this daemon has all of these agents, servers, teams, workflows or workers, or this task."""

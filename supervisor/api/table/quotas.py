@@ -40,10 +40,7 @@ class Quotas:
         self._pool = pool
 
     def shown(self, names: Sequence[str] | None, now: float) -> list[Quota]:
-        """Returns the limits of agents and servers, and before them those of their tenants.
-
-        Without names it has those of all tenants and, first, those of the whole daemon.
-        """
+        """Returns the limits of agents and servers, after those of their tenants; without names of all, after those of the daemon."""
         if names is None:
             tenants, chosen = set(self._tenants.all()), list(self._agents.agents.values())
         else:

@@ -81,20 +81,16 @@ class Services(Protocol):
     @property
     def degraded(self) -> list[str]:
         """Returns the names of those that cannot listen at their address."""
-        ...
 
     @property
     def token_file(self) -> str:
         """Returns the path of the file with the token of the daemon's user."""
-        ...
 
     def status(self, name: str) -> ServiceStatus | None:
         """Returns the service of an agent, team or workflow; None where it has none."""
-        ...
 
     async def expose(self, name: str, address: str | None, auth: Literal["token", "none"]) -> ServiceStatus | None:
         """Serves an agent, team or workflow at an address from now on; with None not at all."""
-        ...
 
 
 class Upgrades(Protocol):
@@ -103,11 +99,9 @@ class Upgrades(Protocol):
     @property
     def count(self) -> int:
         """Returns how often one has, since the daemon started."""
-        ...
 
     async def perform(self, params: UpgradeParams) -> Upgraded:
         """Performs an upgrade; the program that goes on returns the answer."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -155,10 +149,7 @@ class StatusReport:
         self._loop = asyncio.get_running_loop()
 
     def status(self, names: list[str] | None, *, failed: bool = False) -> Status:
-        """Returns the daemon, the agents, MCP servers, teams and workflows of `names` (None: all), and task counts.
-
-        With `failed`, only those of them that have a problem.
-        """
+        """Returns the daemon, the agents, servers and groups of `names` (None: all), with `failed` those that have a problem, and task counts."""
         agents = self._agents
         groups = agents.groups.by_name
         if names is None:

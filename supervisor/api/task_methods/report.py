@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
@@ -44,26 +45,17 @@ LAST_LINES_S = 5.0
 """Seconds that the last lines may take after the end of the task."""
 
 
+@dataclass(frozen=True, eq=False)
 class ReportMethods:
     """Serves the methods that say what tasks did, and what they cost."""
 
-    def __init__(
-        self,
-        tasks: Tasks,
-        costs: CostSums,
-        tool_calls: ToolCalls,
-        lines: TaskLines,
-        bus: Bus,
-        history: EventHistory,
-        logs: LogStore,
-    ) -> None:
-        self._tasks = tasks
-        self._costs = costs
-        self._tool_calls = tool_calls
-        self._lines = lines
-        self._bus = bus
-        self._history = history
-        self._logs = logs
+    _tasks: Tasks
+    _costs: CostSums
+    _tool_calls: ToolCalls
+    _lines: TaskLines
+    _bus: Bus
+    _history: EventHistory
+    _logs: LogStore
 
     @serve(COST_LIST)
     async def _cost_list(self, params: CostParams, caller: Caller) -> Costs:

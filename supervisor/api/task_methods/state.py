@@ -21,6 +21,7 @@ from corral.supervisor.records.memory.sessions import Memory
 from corral.supervisor.tenants.tokens.scope import knows
 from corral.supervisor.workers.supervision.checkpoints import Checkpoints as CheckpointStore
 from corral.worker.contract.errors import InvalidParams, NotFound, PermissionDenied
+from corral.worker.control import state_results as shapes
 from corral.worker.control.params import (
     CheckpointIdParams,
     CheckpointListParams,
@@ -39,23 +40,6 @@ from corral.worker.control.params import (
     NoParams,
 )
 from corral.worker.control.results import Done
-from corral.worker.control.state_results import (
-    CheckpointRestored,
-    Checkpoints,
-    CheckpointShown,
-    CheckpointsRemoved,
-    Item,
-    Items,
-    MemoryPool,
-    MemoryPools,
-    MemoryRemoved,
-    MemoryStatistics,
-    Session,
-    SessionExpiry,
-    Sessions,
-    SessionShown,
-    Value,
-)
 from corral.worker.methods import state as methods
 
 from ..table.handlers import Caller, as_result, made_by, serve
@@ -77,11 +61,11 @@ class CheckpointMethods:
         self._checkpoints = checkpoints
 
     @serve(methods.CHECKPOINT_SAVE)
-    async def _save(self, params: CheckpointSaveParams, _caller: Caller) -> Checkpoints:
-        return Checkpoints(checkpoints=await self._hibernation.saver.save(params.name, params.timeout_s))
+    async def _save(self, params: CheckpointSaveParams, _caller: Caller) -> shapes.Checkpoints:
+        return shapes.Checkpoints(checkpoints=await self._hibernation.saver.save(params.name, params.timeout_s))
 
     @serve(methods.CHECKPOINT_RESTORE)
-    async def _restore(self, params: CheckpointRestoreParams, caller: Caller) -> CheckpointRestored:
+    async def _restore(self, params: CheckpointRestoreParams, caller: Caller) -> shapes.CheckpointRestored:
         has_data = not isinstance(params.data, msgspec.UnsetType)
         if has_data == (params.checkpoint is not None):
             raise InvalidParams("cannot restore: give a checkpoint, or data", key="checkpoint")
@@ -103,7 +87,7 @@ class CheckpointMethods:
                 await self._agents.operations.start([supervisor], wait=True)
             is_live = True
         agent = supervisor.spec.name
-        return CheckpointRestored(
+        return shapes.CheckpointRestored(
             agent=agent, worker=supervisor.id, checkpoint=copy, live=is_live, added=added is not None
         )
 
@@ -140,19 +124,19 @@ class CheckpointMethods:
         return _BroughtBack(agent, f"{agent}-{record.worker.rpartition('-')[2]}")
 
     @serve(methods.CHECKPOINT_LIST)
-    async def _list(self, params: CheckpointListParams, caller: Caller) -> Checkpoints:
+    async def _list(self, params: CheckpointListParams, caller: Caller) -> shapes.Checkpoints:
         found = await self._checkpoints.list(params.name, params.limit, knows(caller.agents))
-        return Checkpoints(checkpoints=list(found))
+        return shapes.Checkpoints(checkpoints=list(found))
 
     @serve(methods.CHECKPOINT_SHOW)
-    async def _show(self, params: CheckpointIdParams, _caller: Caller) -> CheckpointShown:
+    async def _show(self, params: CheckpointIdParams, _caller: Caller) -> shapes.CheckpointShown:
         record, data = await self._checkpoints.find(params.checkpoint)
-        return CheckpointShown(**asdict(record), data=data)
+        return shapes.CheckpointShown(**asdict(record), data=data)
 
     @serve(methods.CHECKPOINT_RM)
-    async def _rm(self, params: CheckpointRemoveParams, _caller: Caller) -> CheckpointsRemoved:
+    async def _rm(self, params: CheckpointRemoveParams, _caller: Caller) -> shapes.CheckpointsRemoved:
         removed = await self._hibernation.remove(params.checkpoints, force=params.force)
-        return CheckpointsRemoved(removed=list(removed))
+        return shapes.CheckpointsRemoved(removed=list(removed))
 
 
 class MemoryMethods:
@@ -165,14 +149,14 @@ class MemoryMethods:
         self._memory_listing = memory_listing
 
     @serve(methods.MEMORY_SESSIONS)
-    async def _sessions(self, params: MemoryListParams, caller: Caller) -> Sessions:
+    async def _sessions(self, params: MemoryListParams, caller: Caller) -> shapes.Sessions:
         found = await self._memory_listing.sessions(params.agent, params.limit, knows(caller.agents))
-        return Sessions(sessions=as_result(found, list[Session]))
+        return shapes.Sessions(sessions=as_result(found, list[shapes.Session]))
 
     @serve(methods.MEMORY_SHOW)
-    async def _show(self, params: MemoryShowParams, _caller: Caller) -> SessionShown:
+    async def _show(self, params: MemoryShowParams, _caller: Caller) -> shapes.SessionShown:
         shown: dict[str, Any] = await self._memory.show(params.agent, params.session, params.last)
-        return SessionShown(**shown)  # its parts are encoded JSON, which nothing decodes on its way
+        return shapes.SessionShown(**shown)  # its parts are encoded JSON, which nothing decodes on its way
 
     @serve(methods.MEMORY_PUT)
     async def _put(self, params: MemoryPutParams, _caller: Caller) -> Done:
@@ -181,8 +165,8 @@ class MemoryMethods:
         return Done()
 
     @serve(methods.MEMORY_GET)
-    async def _get(self, params: MemoryKeyParams, _caller: Caller) -> Value:
-        return Value(value=await self._memory.key_values.get(params.agent, params.session, params.key))
+    async def _get(self, params: MemoryKeyParams, _caller: Caller) -> shapes.Value:
+        return shapes.Value(value=await self._memory.key_values.get(params.agent, params.session, params.key))
 
     @serve(methods.MEMORY_DELETE)
     async def _delete(self, params: MemoryKeyParams, _caller: Caller) -> Done:
@@ -192,29 +176,29 @@ class MemoryMethods:
         return Done()
 
     @serve(methods.MEMORY_SEARCH)
-    async def _search(self, params: MemoryFindParams, _caller: Caller) -> Items:
+    async def _search(self, params: MemoryFindParams, _caller: Caller) -> shapes.Items:
         items = await self._memory.key_values.search(params.agent, params.session, params.query, params.limit)
-        return Items(items=as_result(items, list[Item]))
+        return shapes.Items(items=as_result(items, list[shapes.Item]))
 
     @serve(methods.MEMORY_CLEAR)
-    async def _clear(self, params: MemoryClearParams, _caller: Caller) -> MemoryRemoved:
-        return MemoryRemoved(**await self._memory.clear(params.agent, params.session))
+    async def _clear(self, params: MemoryClearParams, _caller: Caller) -> shapes.MemoryRemoved:
+        return shapes.MemoryRemoved(**await self._memory.clear(params.agent, params.session))
 
     @serve(methods.MEMORY_CLEANUP)
-    async def _cleanup(self, params: MemoryCleanupParams, _caller: Caller) -> MemoryRemoved:
-        return MemoryRemoved(**await self._memory_expiry.expire(time.time(), params.agent))
+    async def _cleanup(self, params: MemoryCleanupParams, _caller: Caller) -> shapes.MemoryRemoved:
+        return shapes.MemoryRemoved(**await self._memory_expiry.expire(time.time(), params.agent))
 
     @serve(methods.MEMORY_EXPIRE)
-    async def _expire(self, params: MemoryExpireParams, _caller: Caller) -> SessionExpiry:
+    async def _expire(self, params: MemoryExpireParams, _caller: Caller) -> shapes.SessionExpiry:
         agent, session = params.agent, params.session
         at = await self._memory.expire_session(agent, session, params.ttl_s)
-        return SessionExpiry(agent=agent, session=session, expires_at=at)
+        return shapes.SessionExpiry(agent=agent, session=session, expires_at=at)
 
     @serve(methods.MEMORY_POOLS)
-    async def _pools(self, _params: NoParams, caller: Caller) -> MemoryPools:
+    async def _pools(self, _params: NoParams, caller: Caller) -> shapes.MemoryPools:
         found = await self._memory_listing.pools(self._agents.agents, knows(caller.agents))
-        return MemoryPools(pools=as_result(found, list[MemoryPool]))
+        return shapes.MemoryPools(pools=as_result(found, list[shapes.MemoryPool]))
 
     @serve(methods.MEMORY_STATS)
-    async def _stats(self, params: MemoryStatsParams, caller: Caller) -> MemoryStatistics:
-        return as_result(await self._memory_listing.stats(params.agent, knows(caller.agents)), MemoryStatistics)
+    async def _stats(self, params: MemoryStatsParams, caller: Caller) -> shapes.MemoryStatistics:
+        return as_result(await self._memory_listing.stats(params.agent, knows(caller.agents)), shapes.MemoryStatistics)

@@ -18,29 +18,10 @@ from corral.worker.contract.approvals import Approval
 from corral.worker.contract.errors import Conflict, CorralError, Corrupted, InvalidParams, NotFound, Timeout
 from corral.worker.contract.names import tenant_of
 from corral.worker.contract.records import ENDED, Error, Task, TaskParams, copied
+from corral.worker.control import params as shapes
+from corral.worker.control import results
 from corral.worker.control.approvals import ApprovalAnswerParams, ApprovalListParams, ApprovalParams, Approvals
-from corral.worker.control.params import (
-    TaskFollowParams,
-    TaskIdParams,
-    TaskListParams,
-    TaskRunParams,
-    TaskShowParams,
-    TasksParams,
-    TasksRetryParams,
-    TaskTreeParams,
-    TaskWaitParams,
-)
-from corral.worker.control.results import (
-    Retried,
-    RetryFailed,
-    TaskInShort,
-    TaskNode,
-    TaskPage,
-    TasksDiscarded,
-    TasksRetried,
-)
 from corral.worker.methods import task as methods
-from corral.worker.methods.task import APPROVAL_ANSWER, APPROVAL_LIST, APPROVAL_SHOW
 
 from ..table.handlers import GOES_ON_AS, Caller, made_by, serve
 
@@ -124,7 +105,7 @@ class TaskMethods:
         self._bus = bus
 
     @serve(methods.TASK_RUN)
-    async def _run(self, params: TaskRunParams, caller: Caller) -> Task:
+    async def _run(self, params: shapes.TaskRunParams, caller: Caller) -> Task:
         task = await self._tasks.submit(params, Origin(tenant=caller.tenant))
         GOES_ON_AS.get()(methods.TASK_WAIT.name, {"task": task.id, "stream": params.stream})
         return await self._ended(task.id, caller, params.stream)
@@ -134,7 +115,7 @@ class TaskMethods:
         return await self._tasks.submit(params, Origin(tenant=caller.tenant))
 
     @serve(methods.TASK_WAIT)
-    async def _wait(self, params: TaskWaitParams, caller: Caller) -> Task:
+    async def _wait(self, params: shapes.TaskWaitParams, caller: Caller) -> Task:
         try:
             async with asyncio.timeout(params.timeout_s):
                 return await self._ended(params.task, caller, params.stream)
@@ -157,7 +138,7 @@ class TaskMethods:
                 await sender.close()
 
     @serve(methods.TASK_FOLLOW)
-    async def _follow(self, params: TaskFollowParams, caller: Caller) -> Task:
+    async def _follow(self, params: shapes.TaskFollowParams, caller: Caller) -> Task:
         followed = {params.task}
 
         def is_below(event: Event) -> bool:
@@ -202,7 +183,7 @@ class TaskMethods:
             level = below
 
     @serve(methods.TASK_SHOW)
-    async def _show(self, params: TaskShowParams, _caller: Caller) -> Task:
+    async def _show(self, params: shapes.TaskShowParams, _caller: Caller) -> Task:
         task = await self._tasks.show(params.task)
         if params.calls:
             task = replace(task, calls=await self._tool_calls.history.of(task.id))
@@ -211,17 +192,17 @@ class TaskMethods:
         return task
 
     @serve(methods.TASK_TREE)
-    async def _tree(self, params: TaskTreeParams, _caller: Caller) -> TaskNode:
+    async def _tree(self, params: shapes.TaskTreeParams, _caller: Caller) -> results.TaskNode:
         top = await self._tasks.show(params.task)
-        root = TaskNode(task=_in_short(top), children=[], more=0)
+        root = results.TaskNode(task=_in_short(top), children=[], more=0)
         level = [(root, top)]
         left, depth = params.limit - 1, 0
         while level:
-            below: list[tuple[TaskNode, Task]] = []
+            below: list[tuple[results.TaskNode, Task]] = []
             for node, task in level:
                 found = await children_of(self._tasks, task, max(left, 0) + 1)
                 shown = found[: max(left, 0)] if depth < params.depth else []
-                nodes = [TaskNode(task=_in_short(each), children=[], more=0) for each in shown]
+                nodes = [results.TaskNode(task=_in_short(each), children=[], more=0) for each in shown]
                 node.children, node.more = nodes, len(found) - len(shown)
                 left -= len(shown)
                 below += zip(nodes, shown, strict=True)
@@ -229,36 +210,36 @@ class TaskMethods:
         return root
 
     @serve(methods.TASK_LIST)
-    async def _list(self, params: TaskListParams, caller: Caller) -> TaskPage:
+    async def _list(self, params: shapes.TaskListParams, caller: Caller) -> results.TaskPage:
         page = await self._tasks.list(params, knows(caller.agents))
-        return TaskPage(tasks=page.tasks, more=page.more, skipped=page.skipped)
+        return results.TaskPage(tasks=page.tasks, more=page.more, skipped=page.skipped)
 
     @serve(methods.TASK_CANCEL)
-    async def _cancel(self, params: TaskIdParams, _caller: Caller) -> Task:
+    async def _cancel(self, params: shapes.TaskIdParams, _caller: Caller) -> Task:
         return await self._tasks.cancel(params.task)
 
     @serve(methods.TASK_RETRY)
-    async def _retry(self, params: TasksRetryParams, _caller: Caller) -> TasksRetried:
+    async def _retry(self, params: shapes.TasksRetryParams, _caller: Caller) -> results.TasksRetried:
         ids, more = await self._named(params)
-        queued: list[Retried] = []
-        failed: list[RetryFailed] = []
+        queued: list[results.Retried] = []
+        failed: list[results.RetryFailed] = []
         for task_id in ids:
             try:
                 task = await self._retried(task_id, params.step)
-                queued.append(Retried(task=task_id, by=task.id))
+                queued.append(results.Retried(task=task_id, by=task.id))
             except CorralError as error:
-                failed.append(RetryFailed(task=task_id, error=Error.of(error)))
-        return TasksRetried(retried=queued, failed=failed, more=more)
+                failed.append(results.RetryFailed(task=task_id, error=Error.of(error)))
+        return results.TasksRetried(retried=queued, failed=failed, more=more)
 
     @serve(methods.TASK_DISCARD)
-    async def _discard(self, params: TasksParams, _caller: Caller) -> TasksDiscarded:
+    async def _discard(self, params: shapes.TasksParams, _caller: Caller) -> results.TasksDiscarded:
         ids, more = await self._named(params)
         if not params.dead:
             for task_id in ids:
                 await self._tasks.show(task_id)
-        return TasksDiscarded(discarded=await self._tasks.records.discard(ids), more=more)
+        return results.TasksDiscarded(discarded=await self._tasks.records.discard(ids), more=more)
 
-    async def _named(self, params: TasksParams) -> tuple[list[str], str | None]:
+    async def _named(self, params: shapes.TasksParams) -> tuple[list[str], str | None]:
         """Returns the ids that the params select, and the id after which there are more dead letters."""
         named = [*([params.task] if params.task is not None else []), *params.tasks]
         if bool(named) == params.dead:
@@ -300,7 +281,7 @@ async def children_of(tasks: Tasks, task: Task, limit: int) -> list[Task]:
     return found
 
 
-def _late(params: TaskWaitParams | TaskFollowParams) -> Timeout:
+def _late(params: shapes.TaskWaitParams | shapes.TaskFollowParams) -> Timeout:
     words = f'cannot wait longer than {params.timeout_s:g} s for task "{params.task}": it goes on'
     return Timeout(words, task=params.task)
 
@@ -321,11 +302,11 @@ def _standing(task: Task) -> dict[str, object]:
     }
 
 
-def _in_short(task: Task) -> TaskInShort:
+def _in_short(task: Task) -> results.TaskInShort:
     short = replace(
         task, objective=task.objective[:SHORT_CHARS], error=None if task.error is None else _error_in_short(task.error)
     )
-    return msgspec.convert(short, TaskInShort, from_attributes=True)
+    return msgspec.convert(short, results.TaskInShort, from_attributes=True)
 
 
 def _error_in_short(error: Error) -> Error:
@@ -338,7 +319,7 @@ class ApprovalMethods:
     def __init__(self, approvals: ApprovalDesk) -> None:
         self._approvals = approvals
 
-    @serve(APPROVAL_LIST)
+    @serve(methods.APPROVAL_LIST)
     async def _list(self, params: ApprovalListParams, caller: Caller) -> Approvals:
         is_known = knows(caller.agents)
         if params.ended:
@@ -349,10 +330,10 @@ class ApprovalMethods:
             found = [each for each in found if is_known(each.agent)]
         return Approvals(approvals=found[: params.limit], more=len(found) > params.limit)
 
-    @serve(APPROVAL_SHOW)
+    @serve(methods.APPROVAL_SHOW)
     async def _show(self, params: ApprovalParams, _caller: Caller) -> Approval:
         return await self._approvals.show(params.approval)
 
-    @serve(APPROVAL_ANSWER)
+    @serve(methods.APPROVAL_ANSWER)
     async def _answer(self, params: ApprovalAnswerParams, caller: Caller) -> Approval:
         return await self._approvals.answer(params.approval, params.answer, made_by(caller))

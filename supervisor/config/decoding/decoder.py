@@ -122,10 +122,7 @@ def as_written(raw: object) -> object:
 
 
 def written_keys(table: Mapping[str, object]) -> dict[KeyPath, object]:
-    """Returns the keys of an agent's table and of its sections in whose values variables were expanded, as they are written.
-
-    Environments and headers are left out: commands that show a table hide their values.
-    """
+    """Returns the keys of an agent's table in whose values variables were expanded, as written; without environments and headers."""
     found: dict[KeyPath, object] = {}
     for key, value in table.items():
         inner = value if is_table(value) else {}

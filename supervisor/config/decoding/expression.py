@@ -87,11 +87,7 @@ def is_reference(template: object) -> bool:
 
 
 def rendered(template: object, names: Mapping[str, object]) -> object:
-    """Replaces the `${…}` in a JSON value by their values.
-
-    A text that is one `${…}` becomes the value itself; within a longer text, another value stands as JSON. `$${` is
-    a plain `${`.
-    """
+    """Replaces the `${…}` in a JSON value by their values; alone one becomes the value itself, in a text JSON; `$${` is a plain `${`."""
     return _Rendering(names).of(template)
 
 

@@ -157,10 +157,7 @@ def plain(text: str) -> str:
 
 @cache
 def sentences_of(struct: type[Struct]) -> dict[str, str]:
-    """Returns the sentence below each field in the source of a Struct, and of those that it extends.
-
-    Python keeps no text below a field: it is read from the source, and only where people ask for it.
-    """
+    """Returns the sentence below each field of a Struct and of those that it extends, from the source, since Python keeps none."""
     module = ast.parse(inspect.getsource(sys.modules[struct.__module__]))
     body = next(n.body for n in ast.walk(module) if isinstance(n, ast.ClassDef) and n.name == struct.__name__)
     found: dict[str, str] = {}

@@ -79,10 +79,7 @@ class Secrets:
         return cls(file, environ.get("CREDENTIALS_DIRECTORY"), SecretStore(state_dir / FOLDER))
 
     def listed(self) -> list[dict[str, object]]:
-        """Returns the name, the place and the scope of each secret, without a value; of an unreadable one, the reason.
-
-        A name that is in several places is listed at the one that is used.
-        """
+        """Returns the name, the place that counts and the scope of each secret, without a value; of an unreadable one, the reason."""
         found: dict[str, dict[str, object]] = {}
         for name in [] if self.store is None else self.store.names():
             found[name] = {"name": name, "source": "kept", **self._scope(name)}

@@ -24,22 +24,11 @@ from ..declared.tenant import Tenant, decode_tenants, decode_tiers
 from ..decoding.decoder import Document, KeyPath, written_keys, written_secrets
 from ..decoding.keys import differing, fields_of
 from ..decoding.values import Refused, free_table, is_list, is_table
+from . import references
 from .diff import NAMED_TABLES
 from .job import Schedule, commands_of, decode_job, decode_schedule, job_task
 from .listen import ListenAddress
 from .probe_spec import Check, Readiness, SmokeTask, written
-from .references import (
-    address_mistakes,
-    check_tenants,
-    group_mistakes,
-    of_same_tenant,
-    path_of,
-    requires_mistakes,
-    schedule_mistakes,
-    shared_ids,
-    why_unknown,
-    why_unknown_in_spec,
-)
 from .sections import (
     check_daemon_wide,
     check_health,
@@ -90,7 +79,7 @@ def decode(text: str, *, source: str, directory: str, variables: Variables = NO_
 def _decode(document: Document, top: Mapping[str, object], variables: Variables) -> Config:
     for key, value in top.items():
         if key not in TABLES:
-            words = why_unknown(key, TABLES)
+            words = references.why_unknown(key, TABLES)
             words = words.replace("unknown key", "unknown table", 1) if isinstance(value, Mapping) else words
             document.note(document.error((key,), value, words))
     mcp = dict(table_in(document, ("mcp",), top))
@@ -109,7 +98,7 @@ def _decode(document: Document, top: Mapping[str, object], variables: Variables)
     tiers = decode_tiers(document, tier_tables)
     tenant_tables = table_in(document, ("tenants",), top)
     tenants = decode_tenants(document, tenant_tables, tiers, tier_tables)
-    check_tenants(document, top, mcp, tenant_tables)
+    references.check_tenants(document, top, mcp, tenant_tables)
     agents, broken = _agents(document, top, servers, defaults, templates)
     stores, refused = decode_stores(document, table_in(document, ("stores",), top))
     models, unfit = decode_models(document, table_in(document, ("models",), top), tenant_tables)
@@ -125,7 +114,7 @@ def _decode(document: Document, top: Mapping[str, object], variables: Variables)
     daemon_tables: dict[str, Any] = {  # each of its own type
         name: section((name,), table(), top) for name, table in DAEMON_TABLES.items()
     }
-    for mistake in address_mistakes(document, [*agents.values(), *groups.values()], daemon_tables["daemon"]):
+    for mistake in references.address_mistakes(document, [*agents.values(), *groups.values()], daemon_tables["daemon"]):
         document.note(mistake)
     return Config(
         **daemon_tables,
@@ -176,7 +165,7 @@ def _placed(
     for spec in agents.values():
         if found := [name for name in spec.requires if name in placed]:
             reason = f"{found[0]} has a placement: it may be on another node"
-            document.note(document.error((*path_of(spec), "requires"), [*spec.requires], reason))
+            document.note(document.error((*references.path_of(spec), "requires"), [*spec.requires], reason))
     for group in groups.values():
         if isinstance(group, Team) and group.lead in placed:
             reason = f"{group.lead} has a placement: a lead is of the daemon of its team"
@@ -212,7 +201,7 @@ def _agents(
                 raise document.error(here, name, reason)
             agents[name] = _agent(document, name, table, "agent", defaults, templates, here)
     broken = {*tables, *servers, *commands} - agents.keys()
-    for mistake in requires_mistakes(document, agents, broken):
+    for mistake in references.requires_mistakes(document, agents, broken):
         document.note(mistake)
     return agents, broken
 
@@ -249,16 +238,13 @@ def decode_agent(
     if models is not None:
         spec = _with_models(document, spec, models)
     if pools is not None:
-        key = (*path_of(spec), "memory", "pool")
+        key = (*references.path_of(spec), "memory", "pool")
         check_pool(document, key, spec.memory.pool, pools, tenant_of(spec.name))
     return spec if keeps_written else replace(spec, written={}, written_secrets={})  # as it became
 
 
 def decode_group(name: str, table: Mapping[str, object], *, kind: str, source: str) -> Group:
-    """Decodes one team or workflow (`kind`) from a table of the same shape as `[teams.NAME]` or `[workflows.NAME]`.
-
-    The names of members are checked by `check_groups`, for the whole set.
-    """
+    """Decodes one team or workflow (`kind`) from its table; `check_groups` checks the names of members, for the whole set."""
     document = Document(source, "")
     return _alone(document, lambda: _group(document, f"{kind}s", name, table))
 
@@ -345,7 +331,7 @@ def _pools(
     for spec in agents.values():
         if spec.memory.pool != defaults.memory.pool:
             with document.collecting():
-                path = (*path_of(spec), "memory", "pool")
+                path = (*references.path_of(spec), "memory", "pool")
                 check_pool(document, path, spec.memory.pool, known, tenant_of(spec.name))
     return found
 
@@ -359,7 +345,7 @@ def _with_stores(
     try:
         return replace(spec, store_urls=urls_of(spec.stores, stores, broken))
     except Refused as refused:
-        raise document.error((*path_of(spec), "stores"), refused.item, refused.reason) from None
+        raise document.error((*references.path_of(spec), "stores"), refused.item, refused.reason) from None
 
 
 def _with_models(
@@ -373,7 +359,7 @@ def _with_models(
         kinds: dict[str, str] = {name: models[name].kind for name in spec.models if name in models}
         return replace(spec, model_kinds=kinds)
     except Refused as refused:
-        raise document.error((*path_of(spec), "models"), refused.item, refused.reason) from None
+        raise document.error((*references.path_of(spec), "models"), refused.item, refused.reason) from None
 
 
 # --- reading tables -------------------------------------------------------------------------------
@@ -416,9 +402,9 @@ def _agent(
     blank = Spec(name=name, kind=kind, source=document.part_of(path).source)
     if has is not None:
         given = {"template": has.template, "params": has.params, "own": has.own}
-        return of_same_tenant(document, path, replace(blank, **own, **sections, **given))
+        return references.of_same_tenant(document, path, replace(blank, **own, **sections, **given))
     spec = replace(blank, **own, **sections, written=written_keys(table))
-    return of_same_tenant(document, path, replace(spec, written_secrets=written_secrets(table)))
+    return references.of_same_tenant(document, path, replace(spec, written_secrets=written_secrets(table)))
 
 
 def _own_keys(
@@ -438,7 +424,7 @@ def _own_keys(
             if key in foreign:
                 whom = "MCP servers" if kind == "agent" else "agents"
                 raise document.error(here, value, f"this is a key of {whom} only")
-            own[key] = document.decode_key(here, value, fields_of(Spec), unknown=why_unknown_in_spec)
+            own[key] = document.decode_key(here, value, fields_of(Spec), unknown=references.why_unknown_in_spec)
             if key == "type":
                 check_type(document, here, own)
     return own, sections
@@ -454,7 +440,7 @@ def _check_name(document: Document, path: KeyPath, name: str) -> None:
 
 def _check_worker_ids(document: Document, agents: Mapping[str, Spec], groups: Mapping[str, Group]) -> None:
     workers = {name: each.instances.minimum + each.spares for name, each in agents.items()}
-    for name, agent in shared_ids(workers, [*agents, *groups]):
+    for name, agent in references.shared_ids(workers, [*agents, *groups]):
         if name in agents:
             path = ("agents", name) if agents[name].kind == "agent" else ("mcp", "servers", name)
         else:
@@ -481,7 +467,7 @@ def _groups(
                     raise document.error((section, name), name, f"{names[name]} has this name: all share one namespace")
                 names[name] = "a team"
                 found[name] = _group(document, section, name, table)
-    for mistake in group_mistakes(document, found, agents, names.keys() - found - agents.keys()):
+    for mistake in references.group_mistakes(document, found, agents, names.keys() - found - agents.keys()):
         document.note(mistake)
     return found
 
@@ -499,13 +485,13 @@ def _schedules(
             _check_name(document, ("schedules", name), name)
             table = table_at(document, ("schedules", name), raw)
             here = ("schedules", name)
-            schedule = of_same_tenant(document, here, decode_schedule(document, name, table))
+            schedule = references.of_same_tenant(document, here, decode_schedule(document, name, table))
             receiver = agents.get(schedule.task.agent or "")
             if receiver is not None and receiver.type == "oneshot" and not schedule.task.objective:
                 words = job_task(receiver.name, receiver.command).objective
                 schedule = replace(schedule, task=replace(schedule.task, objective=words))
             found[name] = schedule
-    for mistake in schedule_mistakes(document, found, groups, agents, {*broken}):
+    for mistake in references.schedule_mistakes(document, found, groups, agents, {*broken}):
         document.note(mistake)
     return found
 
@@ -514,7 +500,7 @@ def _group(document: Document, section: str, name: str, table: object) -> Group:
     _check_name(document, (section, name), name)
     if local_name(name) == "cortex":
         raise document.error((section, name), name, "the built-in memory server has this name")
-    return of_same_tenant(document, (section, name), GROUPS[section](document, name, table))
+    return references.of_same_tenant(document, (section, name), GROUPS[section](document, name, table))
 
 
 def _plain(value: object) -> object:

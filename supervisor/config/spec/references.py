@@ -262,10 +262,7 @@ def address_mistakes(
 
 
 def tool_warnings(config: Config) -> list[str]:
-    """Returns a line for each pattern of tools that matches none of the configured servers: it may be misspelt.
-
-    A server may be added at run time, so that this is no mistake.
-    """
+    """Returns a line for each pattern of tools that matches no configured server: it may be misspelt, or of one added later."""
     servers = [s.name for s in config.agents.values() if s.kind == "mcp" and not s.disabled]
     servers += ["corral", "agent", *([] if "cortex" in config.agents else ["cortex"])]
     lists: list[tuple[KeyPath, Iterable[str] | None]] = []

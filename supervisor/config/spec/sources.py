@@ -205,10 +205,7 @@ _patterns = Field((each(matching(r"[^\x00]+", "the path of a file"), "paths"),))
 
 
 def merged(document: Document, variables: Variables, *, expands: bool = True) -> dict[str, object]:
-    """Returns the tables of the document's file and of all that it includes; mistakes in those are noted.
-
-    Without `expands`, variables are replaced in `include` alone.
-    """
+    """Returns the tables of a file and of all that it includes, mistakes noted; without `expands` variables of `include` alone are replaced."""
     return _Reading(document, variables, expands=expands).tables(document.main, document.main.tables())
 
 

@@ -161,10 +161,7 @@ def check_child(parent: Task, tasks: Tasks, children: int, count: int = 1) -> No
 
 
 def within(boundaries: Boundaries, parent: Task) -> Boundaries:
-    """Returns the boundaries of a task that `parent` delegates: its own, within those of `parent`.
-
-    `boundaries` are normalised ones. Of tokens and cost a child has the rest that its parent may use.
-    """
+    """Returns the normalised boundaries of a task that `parent` delegates: its own, within those, and within the rest of its tokens and cost."""
     upper = parent.boundaries
     tools = boundaries.allowed_tools
     if upper.allowed_tools is not None:
@@ -279,10 +276,7 @@ class _Intersection:
 def overspent(
     task: Task, tokens: int = 0, cost_cents: float = 0.0, *, is_reached: bool = False
 ) -> ResourceLimitExceeded | None:
-    """Returns why a task is stopped, if it has used more than it may; the usage of its children is added to its own.
-
-    With `is_reached` it is enough that nothing is left.
-    """
+    """Returns why a task is stopped that, with its children, has used more than it may; with `is_reached`, that has used all."""
     bounds = task.boundaries
     used = (
         ("max_tokens", "tokens", task.tokens_used + tokens, bounds.max_tokens),

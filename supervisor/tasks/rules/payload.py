@@ -133,10 +133,7 @@ def error_room(words: int) -> int:
 
 
 def bounded(error: Error, limit_bytes: int) -> Error:
-    """Returns an error of at most `limit_bytes`: with its facts as far as there is room, the short ones first.
-
-    `data["omitted"]` names those that are left out; a message is cut.
-    """
+    """Returns an error of at most `limit_bytes`: short facts first, `data["omitted"]` names those left out; a message is cut."""
     message = error.message[: limit_bytes // 16]  # a character takes six bytes at most
     room = limit_bytes / 2
     facts: dict[str, object] = {}

@@ -48,10 +48,7 @@ class Slot(Struct, frozen=True):
 
 
 def choose(slots: Iterable[Slot], routing: Routing = "least-load", last: str = "") -> str | None:
-    """Returns the worker for the next task; None if all are full.
-
-    The least loaded, then the longest rested; or, round robin, the one that comes after `last` by its number.
-    """
+    """Returns the worker for the next task, None if all are full: the least loaded, then longest rested; round robin the one after `last`."""
     free = [slot for slot in slots if slot.running < slot.capacity]
     if not free:
         return None
@@ -69,11 +66,7 @@ def _number(worker: str) -> int:
 
 
 def preferred(key: str, names: Iterable[str]) -> str | None:
-    """Returns the name that a key sticks to, by rendezvous hashing: the one with the highest hash of both.
-
-    When a name goes, its keys alone move, and each of the others gets some of them; when one comes, it takes
-    keys from all.
-    """
+    """Returns the name that a key sticks to, by rendezvous hashing: when a name goes, its keys alone move, to all others."""
     return max(names, key=lambda name: (_weight(key, name), name), default=None)
 
 
@@ -135,10 +128,7 @@ class TaskQueue:
         return len(self.waiting) - self._behind
 
     def ready(self, workers: int) -> int:
-        """Returns the number of tasks that one more worker could begin at once, beside the existing `workers`.
-
-        Of sticky tasks these are the keys that cannot have a worker to themselves now.
-        """
+        """Returns the number of tasks that one more worker could begin beside `workers`; of sticky ones, of keys that have no worker to themselves."""
         common = len(self.waiting) - self.sticky_count - self._behind + self._behind_sticky
         return common + max(0, len(self._sticky_keys) - workers)
 
@@ -173,10 +163,7 @@ class TaskQueue:
     def next(
         self, slots: Sequence[Slot], wanted: frozenset[str] = frozenset(), routing: Routing = "least-load"
     ) -> tuple[str, str] | None:
-        """Removes the next task, and returns it with its worker; None when no task can go on now.
-
-        `slots` are the workers that take tasks, `wanted` the ids of those that are or will be up.
-        """
+        """Removes the next task, and returns it with its worker; None when none can go on. `wanted` are the ids of workers that are or will be up."""
         if not self.waiting:
             return None
         if self.sticky_count:

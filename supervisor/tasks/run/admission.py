@@ -70,6 +70,7 @@ class Admission:
         self._agents = agents
         self._registry = agents.registry
         self._routing = routing
+        self.kind = routing.kind
         self._rules = rules
         self._tenants = tenants
         self._tracing = tracing
@@ -110,10 +111,6 @@ class Admission:
             self._check_room(agent)
         return params, kind, self._routing.candidates(params, tenant) if kind == "task" else []
 
-    def kind(self, name: str | None) -> TaskKind:
-        """Returns the kind of a task for this name."""
-        return self._routing.kind(name)
-
     def check_open(self) -> None:
         """Returns while the daemon accepts tasks."""
         if self._registry.draining:
@@ -147,10 +144,7 @@ class Admission:
             )
 
     def check_tenant(self, name: str, *, is_step: bool) -> None:
-        """Returns if the tenant of an agent, team or workflow may submit one more task.
-
-        A step does not count against the limit of a minute: the task of its team or workflow did.
-        """
+        """Returns if the tenant of an agent, team or workflow may submit one more task; a step is no further task in its minute."""
         tenant = tenant_of(name)
         if not tenant:
             return
@@ -285,10 +279,7 @@ class _Ids:
 
 
 def retry_after_s(places: int, ends: int, window_s: float) -> float:
-    """Returns the seconds until `places` will be free, at the rate of the last ends: between a second and a minute.
-
-    `ends` happened in the last `window_s` seconds.
-    """
+    """Returns the seconds, from 1 to 60, until `places` will be free, at the rate of the `ends` in the last `window_s` seconds."""
     return min(max(round(places * window_s / max(ends, 1), 1), 1.0), RATE_S)
 
 

@@ -196,11 +196,9 @@ class Receiver(Protocol):
 
     def notify(self, method: str, params: Mapping[str, object]) -> None:
         """Sends a notification."""
-        ...
 
     async def drain(self) -> None:
         """Waits while the receiver reads too slowly."""
-        ...
 
 
 class PartSender:

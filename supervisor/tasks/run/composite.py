@@ -50,10 +50,7 @@ class WorkflowEngine:
         return params
 
     async def execute(self, task: Task) -> TaskResult:
-        """Returns the result of a task; also called again for one that a daemon left, `attempt` unchanged.
-
-        It is cancelled when the task is cancelled or timed out; the tasks that it submitted are cancelled by others.
-        """
+        """Returns the result of a task, also of one that a daemon left; it is cancelled when the task is cancelled or timed out."""
         raise agent_gone(task)
 
     def note_end(self, task: Task) -> None:
@@ -72,26 +69,18 @@ class CompositeRunner:
         self._registry = agents.registry
         self._groups = agents.groups
         self._cluster = cluster
-        self._engine = WorkflowEngine()
+        self.engine = WorkflowEngine()
         self._running: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         writer.subscribe_to_ends(self._note_end)
 
     def execute_with(self, engine: WorkflowEngine) -> None:
         """Executes teams and workflows with an engine, which is made later, since it submits tasks itself."""
-        self._engine = engine
-
-    def members_for(self, task: Task) -> tuple[str, ...] | None:
-        """Returns the only agents to which a running task may delegate, since it leads a team; None if it leads none."""
-        return self._engine.members_for(task)
-
-    def checked(self, params: TaskParams) -> TaskParams:
-        """Returns the params of a new task of a team or workflow, with the timeout of that."""
-        return self._engine.checked(params)
+        self.engine = engine
 
     def _note_end(self, entry: Entry) -> None:
         if entry.task.kind in ("team", "workflow"):
-            self._engine.note_end(entry.task)
+            self.engine.note_end(entry.task)
 
     async def close(self) -> None:
         """Interrupts all: the next daemon goes on with them."""
@@ -155,7 +144,7 @@ class CompositeRunner:
         task = entry.task
         if task.kind == "placed":
             return self._on_its_node(entry) if self._cluster.is_joined else None
-        return self._engine.execute(task) if task.agent in self._groups.by_name else None
+        return self.engine.execute(task) if task.agent in self._groups.by_name else None
 
     async def _on_its_node(self, entry: Entry) -> TaskResult:
         """Returns the result of a task of a placed agent, and takes over what it has used."""

@@ -419,10 +419,7 @@ class Dispatcher(Queues):
             self.look_soon(supervisor.spec.name)
 
     def pressure(self, agent: Agent) -> tuple[int, int]:
-        """Returns the number of tasks that one more worker could begin, and of those that wait for any worker.
-
-        None could begin while its budget holds them, or the store refuses writes.
-        """
+        """Returns the number of tasks that one more worker could begin, none while they are held back, and of those that wait for any worker."""
         queue = self._backlog.queues.get(agent.name)
         if queue is None or not queue.waiting:
             return 0, 0

@@ -105,15 +105,12 @@ class Scheduler(Protocol):
 
     def enqueue(self, entry: Entry) -> None:
         """Enters a task that waits for its next attempt."""
-        ...
 
     def release(self, supervisor: WorkerSupervisor, task: Task) -> None:
         """Frees the place of a task on a worker for the next one."""
-        ...
 
     def hold_off(self, agent: str) -> None:
         """Starts nothing for a while, since the store refuses writes; the agent's queue then goes on."""
-        ...
 
 
 class Sessions(Protocol):
@@ -121,27 +118,21 @@ class Sessions(Protocol):
 
     def started(self, task: Task) -> None:
         """Notes that an attempt of a task begins."""
-        ...
 
     def ended(self, task: Task) -> None:
         """Notes that a task has ended; it is in the store."""
-        ...
 
     async def recall(self, agent: str, session: str) -> dict[str, object]:
         """Returns the `memory` that is sent to the worker."""
-        ...
 
     def keep(self, task: Task, answer: object) -> tuple[Statement, ...]:
         """Returns the statements to write with the end of a task; `answer` is the worker's `memory`, None if it sent none."""
-        ...
 
     def kept(self, task: Task) -> None:
         """Notes that the statements of `keep` are durable."""
-        ...
 
     def dropped(self, task: Task) -> None:
         """Notes that the statements of `keep` have not been written, and will not be."""
-        ...
 
 
 class Executor:

@@ -254,10 +254,7 @@ class RecordWriter:
         more: Sequence[Statement] = (),
         on_written: Callable[[], None] | None = None,
     ) -> bool:
-        """Ends a task, once; returns False when it has ended already, or is about to.
-
-        An end cannot be refused: it has happened. It is announced when the store takes it; `on_written` is called before.
-        """
+        """Ends a task once, when the store takes it; returns False when it has ended, or is about to. `on_written` is called before it is told."""
         if entry.is_ending:
             return False
         ended = _ending(entry, state, output, error)
@@ -270,10 +267,7 @@ class RecordWriter:
         return True
 
     async def end_each(self, entries: deque[Entry], state: TaskState, why: ErrorOf) -> None:
-        """Ends tasks that were put down, ENDS_AT_ONCE in one turn of the loop, however many callers there are.
-
-        Takes them out of `entries`: to free tens of thousands at once would take the loop's turn, too.
-        """
+        """Ends tasks that were put down, ENDS_AT_ONCE in one turn of the loop, and takes them out of `entries` one by one."""
         async with self._ending:
             while entries:
                 some = [entries.popleft() for _ in range(min(ENDS_WRITTEN, len(entries)))]

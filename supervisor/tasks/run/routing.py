@@ -45,10 +45,7 @@ class Routing:
         return self._success_rate(name)
 
     def kind(self, name: str | None) -> TaskKind:
-        """Returns the kind of a task for this name: "team", "workflow" or "job" where it is that of one, else "task".
-
-        "placed" is for an agent that the cluster places, on this node or another.
-        """
+        """Returns the kind of a task for this name: that of a "team", "workflow" or "job", "placed" by the cluster, else "task"."""
         if name is None:
             return "task"
         if self._cluster.runner.is_placed(name):
@@ -98,10 +95,7 @@ class Routing:
         return params if full == name else replace(params, agent=full)
 
     def for_group(self, params: TaskParams, tenant: str) -> TaskParams:
-        """Returns params that name the team or workflow with the capabilities, where no agent offers them all.
-
-        Of several it is the one that succeeded most often of late, then the first in the configuration.
-        """
+        """Returns params that name the group with the capabilities, where no agent has them all: the most successful one, then the first."""
         required = [*filter(None, [params.capability]), *params.required_capabilities]
         if not required or self._able(required, tenant):
             return params

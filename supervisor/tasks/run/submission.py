@@ -75,10 +75,7 @@ class Submission:
         self._loop = asyncio.get_running_loop()
 
     async def submit(self, params: TaskParams, origin: Origin = NO_ORIGIN) -> Task:
-        """Returns the acknowledged task as it was accepted: if it is durable, it is in the store.
-
-        With an idempotency key that was given before it is the task of then, in whatever state it is by now.
-        """
+        """Returns the accepted task, in the store if it is durable; with an idempotency key that was given before, the task of then."""
         parent = origin.parent
         tenant = origin.tenant if parent is None else tenant_of(parent.agent)
         params, kind, able = self._admission.check(params, tenant, is_taken=bool(origin.id))
@@ -124,7 +121,7 @@ class Submission:
 
     def _of_team(self, parent: Task, params: TaskParams, able: list[Agent]) -> list[Agent]:
         """Returns those of the agents to which the parent may delegate: the members, where it leads a team."""
-        members = self._composites.members_for(parent)
+        members = self._composites.engine.members_for(parent)
         if members is None or params.agent in members:
             return able
         found = [agent for agent in able if agent.name in members]
@@ -172,7 +169,7 @@ class Submission:
             assert params.agent is not None, "the kind is that of a name"
             name = params.agent
             if kind not in ("job", "placed"):
-                params = self._composites.checked(params)
+                params = self._composites.engine.checked(params)
         self._admission.check_input(name, params.input)
         self._admission.check_tenant(name, is_step=bool(origin.step))
         boundaries = params.boundaries

@@ -167,10 +167,7 @@ class Records:
         return {state: n for state, n in found.items() if state in ENDED}
 
     async def unfinished(self) -> list[tuple[Task, float]]:
-        """Returns the tasks that have not ended, oldest first, with the time of their creation.
-
-        A task whose record cannot be read is marked as failed: it can never run.
-        """
+        """Returns the tasks that have not ended, oldest first, with their times of creation; unreadable ones are marked as failed."""
         rows = await self._store.read(f"{_READ} WHERE state IN ('queued', 'running') ORDER BY created_at")
         found: list[tuple[Task, float]] = []
         lost: list[Statement] = []
@@ -249,10 +246,7 @@ class Records:
         )
 
     async def expire(self, now: float, retention: Retention, of_agent: Mapping[str, Retention]) -> int:
-        """Removes ended tasks that are older than is kept, a few at a time; returns how many there were.
-
-        `retention` is for agents that `of_agent` does not name, those that are gone among them.
-        """
+        """Removes ended tasks that are older than is kept, `retention` for agents not in `of_agent`; returns how many there were."""
         removed = 0
         for agent in await self.agents(lambda _: True):
             kept = of_agent.get(agent, retention)

@@ -87,10 +87,7 @@ class TaskRules:
         return policy_of(self.section(task.agent), task.retry)
 
     def limits(self, task: Task, resources: Resources | None = None) -> Limits:
-        """Returns the limits of a task on a worker with these resources, else those of its agent.
-
-        Those of a team's or workflow's task are its own and its tenant's alone.
-        """
+        """Returns the limits of a task on a worker with these resources, else of its agent; of a group's task its own and its tenant's."""
         longest_s = self._tenants.longest_s(tenant_of(task.agent))
         agent = self._registry.agents.get(task.agent) if task.kind == "task" else None
         if resources is None and agent is not None:

@@ -8,15 +8,14 @@ in `queue`, on which worker in `dispatcher`; `executor` runs it, `record_writer`
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from corral.supervisor.agents.rollout.roll import Try
 from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import Cancelled, CorralError, NotFound, Overloaded
 from corral.worker.contract.names import tenant_of
-from corral.worker.contract.records import ENDED, Boundaries, Retry, Task, TaskKind, TaskParams
-from corral.worker.control.params import TaskListParams
+from corral.worker.contract.records import ENDED, Boundaries, Retry, Task, TaskParams
 
 from .accounting import Accounting
 from .admission import Admission
@@ -27,7 +26,6 @@ from .dispatcher import Dispatcher
 from .endings import Endings
 from .record_writer import RETRY_AFTER_S, RecordWriter
 from .submission import Submission
-from .table import Page
 
 HALT_S = 10.0
 """Seconds that an emergency stop waits for its ends to be written."""
@@ -58,7 +56,8 @@ class Tasks:
         self.dispatcher = dispatcher
         self.submit = submission.submit
         self.note_refused = submission.note_refused
-        self.next_end = writer.next_end
+        self.next_end, self.find, self.show, self.list = writer.next_end, writer.find, writer.show, writer.list
+        self.queued, self.running, self.kind = writer.backlog.queued, writer.backlog.running, admission.kind
         self.announce, self.announce_end = writer.announce, writer.announce_end
 
     @property
@@ -98,30 +97,6 @@ class Tasks:
             "succeeded": counts["succeeded"],
             "failed": counts["failed"] + counts["timeout"],
         }
-
-    def queued(self, agent: str) -> int:
-        """Returns the number of tasks that wait for a worker of an agent."""
-        return self._backlog.queued(agent)
-
-    def running(self, agent: str) -> int:
-        """Returns the number of tasks of an agent that run."""
-        return self._backlog.running(agent)
-
-    def kind(self, name: str) -> TaskKind:
-        """Returns the kind of a task for this name: "team" or "workflow" where it is that of one, else "task"."""
-        return self._admission.kind(name)
-
-    def find(self, task_id: str) -> Task | None:
-        """Returns the record of a task that has not ended."""
-        return self._writer.find(task_id)
-
-    async def show(self, task_id: str) -> Task:
-        """Returns the record of a task."""
-        return await self._writer.show(task_id)
-
-    async def list(self, wanted: TaskListParams, knows: Callable[[str], bool] | None = None) -> Page:
-        """Returns records of agents that pass `knows`, newest first; fewer than the limit if one message has no room."""
-        return await self._writer.list(wanted, knows)
 
     async def wait(self, task_id: str, *, listener: Progress | None = None) -> Task:
         """Returns the record of a task when it has ended; `listener` is called with its record at each change."""

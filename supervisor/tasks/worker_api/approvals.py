@@ -30,10 +30,7 @@ DENY = ("deny", "no", "reject", "refuse")
 
 
 def answer_of(words: str, options: Sequence[str], approval: int) -> str:
-    """Returns the option that `words` name, in any case; the words themselves where there are no options.
-
-    A word of consent means the option of consent, whichever of the words it has; so does one of refusal.
-    """
+    """Returns the option that `words` name in any case, or mean as a word of consent or refusal; without options the words."""
     if not options:
         return words
     if words in options:

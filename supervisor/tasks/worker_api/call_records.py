@@ -211,10 +211,7 @@ class CallRates:
         raise Overloaded(words, agent=name, limit="max_tool_calls_per_minute", value=limit, retry_after_s=wait_s)
 
     def take(self, agent: str, limit: int, now: float) -> float:
-        """Counts a call and returns 0; returns the seconds to wait, and counts nothing, where it exceeds a limit.
-
-        `limit` is the number of calls within a minute; 0 is none.
-        """
+        """Counts a call and returns 0, or the seconds to wait where it exceeds the `limit` of a minute; 0 is no limit."""
         wait_s = self._minutes[agent].take(limit, now)
         if wait_s:
             self.refused[agent] += 1

@@ -13,30 +13,11 @@ from corral.supervisor.records.memory.key_value import KeyValues
 from corral.supervisor.workers.supervision.checkpoints import Checkpoints, Reason
 from corral.supervisor.workers.supervision.requests import Requests
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
+from corral.worker.contract import worker_messages as messages
 from corral.worker.contract.approvals import AskParams
 from corral.worker.contract.errors import InvalidParams, ResourceLimitExceeded
 from corral.worker.contract.misfit import misfit_of
 from corral.worker.contract.parts import size_of
-from corral.worker.contract.worker_messages import (
-    BeatParams,
-    CheckpointParams,
-    ChildParams,
-    DelegateAllParams,
-    DelegateParams,
-    MemoryParams,
-    MemorySearchParams,
-    PartsParams,
-    ProgressParams,
-    PublishParams,
-    StepParams,
-    StepsParams,
-    StreamParams,
-    SubscribeParams,
-    UsageParams,
-    WorkerCallParams,
-    WorkerLogParams,
-    WorkerToolsParams,
-)
 
 from ..run.backlog import Entry
 from ..run.tasks import Tasks
@@ -89,50 +70,50 @@ class WorkerApi:
         self._approvals = approvals
         self._pubsub = pubsub
         handlers: dict[str, _Served] = {
-            "tools/list": (WorkerToolsParams, self._list_tools),
-            "tools/call": (WorkerCallParams, self._call_tool),
-            "task/delegate": (DelegateParams, self._delegate),
-            "task/delegate_all": (DelegateAllParams, self._delegate_all),
-            "task/parts": (PartsParams, self._parts),
+            "tools/list": (messages.WorkerToolsParams, self._list_tools),
+            "tools/call": (messages.WorkerCallParams, self._call_tool),
+            "task/delegate": (messages.DelegateParams, self._delegate),
+            "task/delegate_all": (messages.DelegateAllParams, self._delegate_all),
+            "task/parts": (messages.PartsParams, self._parts),
             "task/ask": (AskParams, self._ask),
-            "task/cancel": (ChildParams, self._cancel_child),
-            "step/put": (StepParams, self._put_step),
-            "step/list": (StepsParams, self._list_steps),
-            "memory/put": (MemoryParams, self._put),
-            "memory/get": (MemoryParams, self._get),
-            "memory/delete": (MemoryParams, self._delete),
-            "memory/search": (MemorySearchParams, self._search),
-            "checkpoint/put": (CheckpointParams, self._checkpoint),
-            "event/publish": (PublishParams, self._publish),
-            "event/subscribe": (SubscribeParams, self._subscribe),
+            "task/cancel": (messages.ChildParams, self._cancel_child),
+            "step/put": (messages.StepParams, self._put_step),
+            "step/list": (messages.StepsParams, self._list_steps),
+            "memory/put": (messages.MemoryParams, self._put),
+            "memory/get": (messages.MemoryParams, self._get),
+            "memory/delete": (messages.MemoryParams, self._delete),
+            "memory/search": (messages.MemorySearchParams, self._search),
+            "checkpoint/put": (messages.CheckpointParams, self._checkpoint),
+            "event/publish": (messages.PublishParams, self._publish),
+            "event/subscribe": (messages.SubscribeParams, self._subscribe),
         }
         for method, (type_, handler) in handlers.items():
             requests.serve(method, _converting(method, type_, handler))
         hearers: dict[str, _Served] = {
-            "stream": (StreamParams, self._stream),
-            "progress": (ProgressParams, self._progress),
-            "log": (WorkerLogParams, self._log),
-            "usage": (UsageParams, self._usage),
+            "stream": (messages.StreamParams, self._stream),
+            "progress": (messages.ProgressParams, self._progress),
+            "log": (messages.WorkerLogParams, self._log),
+            "usage": (messages.UsageParams, self._usage),
         }
         for notification, (type_, hearer) in hearers.items():
             requests.hear(notification, _converting(notification, type_, hearer))
         requests.hear("heartbeat", self._beat)
 
-    async def _list_tools(self, supervisor: WorkerSupervisor, asked: WorkerToolsParams) -> object:
+    async def _list_tools(self, supervisor: WorkerSupervisor, asked: messages.WorkerToolsParams) -> object:
         return {"tools": await self._tool_calls.tools_for(supervisor, asked.task)}
 
-    async def _call_tool(self, supervisor: WorkerSupervisor, asked: WorkerCallParams) -> object:
+    async def _call_tool(self, supervisor: WorkerSupervisor, asked: messages.WorkerCallParams) -> object:
         if asked.step is None:
             return await self._tool_calls.call_for(supervisor, asked)
         entry = self._entry_of(supervisor, asked.task, asked.step.number)
         return await self._tool_calls.call_in_step(supervisor, entry, asked, asked.step)
 
-    async def _put_step(self, supervisor: WorkerSupervisor, asked: StepParams) -> object:
+    async def _put_step(self, supervisor: WorkerSupervisor, asked: messages.StepParams) -> object:
         entry = self._entry_of(supervisor, asked.task, asked.number)
         await self._tasks.steps.put(entry.task, asked, supervisor.spec.tasks.max_step_bytes)
         return {}
 
-    async def _list_steps(self, supervisor: WorkerSupervisor, asked: StepsParams) -> object:
+    async def _list_steps(self, supervisor: WorkerSupervisor, asked: messages.StepsParams) -> object:
         return await self._tasks.steps.page(self._entry_of(supervisor, asked.task).task, asked.after)
 
     def _entry_of(self, supervisor: WorkerSupervisor, task: str | None, number: int = 0) -> Entry:
@@ -147,16 +128,16 @@ class WorkerApi:
             raise ResourceLimitExceeded(text, limit="max_steps", value=limit, task=entry.task.id)
         return entry
 
-    async def _delegate(self, supervisor: WorkerSupervisor, asked: DelegateParams) -> object:
+    async def _delegate(self, supervisor: WorkerSupervisor, asked: messages.DelegateParams) -> object:
         return await Delegation(self._tasks, supervisor, asked.task).one(asked)
 
-    async def _delegate_all(self, supervisor: WorkerSupervisor, asked: DelegateAllParams) -> object:
+    async def _delegate_all(self, supervisor: WorkerSupervisor, asked: messages.DelegateAllParams) -> object:
         return await Delegation(self._tasks, supervisor, asked.task).all(asked)
 
-    async def _parts(self, supervisor: WorkerSupervisor, asked: PartsParams) -> object:
+    async def _parts(self, supervisor: WorkerSupervisor, asked: messages.PartsParams) -> object:
         return await parts_of(self._tasks, supervisor, asked)
 
-    async def _cancel_child(self, supervisor: WorkerSupervisor, asked: ChildParams) -> object:
+    async def _cancel_child(self, supervisor: WorkerSupervisor, asked: messages.ChildParams) -> object:
         child = await child_of(self._tasks, supervisor, asked.task)
         return msgspec.to_builtins(await self._tasks.cancel(child.id, "the worker that delegated it no longer waits"))
 
@@ -169,41 +150,41 @@ class WorkerApi:
             found = await self._approvals.ask(entry.task, supervisor.id, asked)
         return msgspec.to_builtins(found)
 
-    async def _put(self, supervisor: WorkerSupervisor, asked: MemoryParams) -> object:
+    async def _put(self, supervisor: WorkerSupervisor, asked: messages.MemoryParams) -> object:
         await self._values.put(supervisor.spec.name, asked.session, asked.key, asked.value, ttl_s=asked.ttl_s)
         return {}
 
-    async def _get(self, supervisor: WorkerSupervisor, asked: MemoryParams) -> object:
+    async def _get(self, supervisor: WorkerSupervisor, asked: messages.MemoryParams) -> object:
         return {"value": await self._values.get(supervisor.spec.name, asked.session, asked.key)}
 
-    async def _delete(self, supervisor: WorkerSupervisor, asked: MemoryParams) -> object:
+    async def _delete(self, supervisor: WorkerSupervisor, asked: messages.MemoryParams) -> object:
         await self._values.delete(supervisor.spec.name, asked.session, asked.key)
         return {}
 
-    async def _search(self, supervisor: WorkerSupervisor, asked: MemorySearchParams) -> object:
+    async def _search(self, supervisor: WorkerSupervisor, asked: messages.MemorySearchParams) -> object:
         items = await self._values.search(supervisor.spec.name, asked.session, asked.query, asked.limit)
         return {"items": items}
 
-    async def _checkpoint(self, supervisor: WorkerSupervisor, asked: CheckpointParams) -> object:
+    async def _checkpoint(self, supervisor: WorkerSupervisor, asked: messages.CheckpointParams) -> object:
         entry = self._tasks.accounting.task_of(supervisor, asked.task) if asked.task is not None else None
         task = None if entry is None else entry.task.id
         reason: Reason = "worker" if task is None else "task"
         number = await self._checkpoints.put(supervisor.spec.name, supervisor.id, task, asked.data, reason)
         return {"id": number}
 
-    async def _publish(self, supervisor: WorkerSupervisor, asked: PublishParams) -> object:
+    async def _publish(self, supervisor: WorkerSupervisor, asked: messages.PublishParams) -> object:
         return {"seq": self._pubsub.publish(supervisor, asked.type, asked.data)}
 
-    async def _subscribe(self, supervisor: WorkerSupervisor, asked: SubscribeParams) -> object:
+    async def _subscribe(self, supervisor: WorkerSupervisor, asked: messages.SubscribeParams) -> object:
         self._pubsub.subscribe(supervisor, asked.types)
         return {}
 
-    def _progress(self, supervisor: WorkerSupervisor, asked: ProgressParams) -> None:
+    def _progress(self, supervisor: WorkerSupervisor, asked: messages.ProgressParams) -> None:
         entry = self._tasks.accounting.task_of(supervisor, asked.task)
         if entry is not None:
             self._tasks.accounting.record_progress(entry, asked.progress, asked.total, asked.message)
 
-    def _stream(self, supervisor: WorkerSupervisor, asked: StreamParams) -> None:
+    def _stream(self, supervisor: WorkerSupervisor, asked: messages.StreamParams) -> None:
         if asked.task is not None and asked.task not in supervisor.running:
             return  # of a task that has just ended: many may be under way
         entry = self._tasks.accounting.task_of(supervisor, asked.task)
@@ -213,16 +194,16 @@ class WorkerApi:
     def _beat(self, supervisor: WorkerSupervisor, params: Mapping[str, object]) -> None:
         if "task" not in params:
             return  # a sign of life of the worker itself, which carries nothing
-        entry = self._tasks.accounting.task_of(supervisor, convert(params, BeatParams, "heartbeat").task)
+        entry = self._tasks.accounting.task_of(supervisor, convert(params, messages.BeatParams, "heartbeat").task)
         if entry is not None:
             self._tasks.accounting.record_heartbeat(entry)
 
-    def _usage(self, supervisor: WorkerSupervisor, asked: UsageParams) -> None:
+    def _usage(self, supervisor: WorkerSupervisor, asked: messages.UsageParams) -> None:
         entry: Entry | None = self._tasks.accounting.task_of(supervisor, asked.task)
         if entry is not None:
             self._tasks.accounting.record_usage(entry, asked.tokens, asked.cost_cents)
 
-    def _log(self, supervisor: WorkerSupervisor, asked: WorkerLogParams) -> None:
+    def _log(self, supervisor: WorkerSupervisor, asked: messages.WorkerLogParams) -> None:
         level = asked.level if asked.level in LEVELS else "info"
         threshold = supervisor.spec.monitoring.agent_log_level
         if threshold not in LEVELS or LEVELS.index(level) >= LEVELS.index(threshold):

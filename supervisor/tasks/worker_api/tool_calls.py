@@ -168,10 +168,7 @@ class ToolCalls:
         self._known: dict[str, tuple[int | None, float, dict[str, object]]] = {}
 
     async def tools_for(self, supervisor: WorkerSupervisor, task: str | None) -> list[dict[str, object]]:
-        """Returns the tools that a worker may call for one of its tasks (None: for all that it runs).
-
-        Starts the servers among them that never listed anything.
-        """
+        """Returns the tools that a worker may call for one of its tasks, None for all; starts servers that never listed anything."""
         access = access_of(supervisor.spec, _lists(self._entries(supervisor, task)))
         await self._pool.list_servers(self._pool.concerned(access), patience_s=LISTING_S)
         agents = exposed.tools(self._agents.registry, access)
@@ -347,10 +344,7 @@ class ToolCalls:
     async def _complete(
         self, record: ToolCall, params: Mapping[str, object], caller: Caller, access: Access, timeout_s: float | None
     ) -> dict[str, object]:
-        """Returns the result of a call; a person gives the input that its server asks for, where it is made for one task.
-
-        A client in the tree of a worker which can be asked itself is asked.
-        """
+        """Returns the result of a call; a person gives the input that its server asks for, unless a client of its worker's tree can."""
         ask = None
         if record.entry is not None and "elicitation" not in caller.capabilities:
             questions = self._server_questions(record.entry, record, timeout_s)

@@ -165,10 +165,7 @@ def run_of(task: Task) -> Run:
 
 
 def adopted(schedule: Schedule, earlier: Entry | None, now: float, made: float) -> Entry:
-    """Returns the entry of a schedule of the file; with the same times as before it goes on as it stood.
-
-    The grid of its seconds begins at `made`.
-    """
+    """Returns the entry of a schedule of the file; with the same times it goes on as it stood. A grid of seconds begins at `made`."""
     before = ScheduleRecord(name=schedule.name, task=schedule.task) if earlier is None else earlier.record
     record = replace(
         before,

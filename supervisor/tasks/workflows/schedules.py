@@ -40,19 +40,8 @@ from ..rules.boundaries import normalised
 from ..run.backlog import Origin
 from ..run.cluster import Cluster
 from ..run.tasks import Tasks
+from . import schedule_table as table
 from .cron import LATE_S, Due, Times, check, decide, following
-from .schedule_table import (
-    CLUSTER,
-    Entry,
-    ScheduleTable,
-    adopted,
-    entry_of,
-    run_of,
-    set_paused,
-    shared_entry,
-    stamp,
-    stamp_of,
-)
 
 MOST_SCHEDULES = 1_000
 """Number of schedules of one daemon."""
@@ -91,28 +80,25 @@ class Schedules:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cluster = cluster
-        self._table = ScheduleTable(store)
+        self._table = table.ScheduleTable(store)
         self._bus = bus
         self._agents = agents
         self._tasks = tasks
         self._clock = clock
-        self._entries: dict[str, Entry] = {}
-        self._hidden: dict[str, Entry] = {}
+        self._entries: dict[str, table.Entry] = {}
+        self._hidden: dict[str, table.Entry] = {}
         """Those that were added at run time, and whose names the configuration file has, too."""
         self._cancelling: set[asyncio.Task[Task]] = set()
         self._changed = asyncio.Event()
 
     async def load(self) -> None:
-        """Loads the schedules of an earlier daemon and those of the configuration file, which continue where they stood.
-
-        An unreadable one stays in the store, and does not run.
-        """
+        """Loads the schedules of an earlier daemon and of the file, which go on where they stood; an unreadable one does not run."""
         self._cluster.schedules.subscribe(self._follow_shared)
         schedules = self._agents.config.schedules
-        earlier: dict[str, Entry] = {}
+        earlier: dict[str, table.Entry] = {}
         for row in await self._table.rows():
             try:
-                entry = entry_of(row)
+                entry = table.entry_of(row)
             except (ValueError, TypeError) as error:
                 logger.error('cannot read schedule "%s": %s', row[0], error)
                 reason = f"its record in the store is damaged: {error}"[:300]
@@ -140,7 +126,7 @@ class Schedules:
         self._adopt(config.schedules, here)
         self._changed.set()
 
-    def _adopt(self, schedules: Mapping[str, Schedule], earlier: Mapping[str, Entry]) -> None:
+    def _adopt(self, schedules: Mapping[str, Schedule], earlier: Mapping[str, table.Entry]) -> None:
         """Takes in the schedules of the file; `earlier` are their entries under an earlier daemon or file."""
         now = round(self._clock(), 3)
         for name, schedule in schedules.items():
@@ -150,7 +136,7 @@ class Schedules:
                 self._bus.publish("config.shadowed", agent=name, reason="the configuration file names it too, and wins")
             before = None if name not in earlier else earlier[name].record
             made = 0.0 if self._is_placed(schedule.task) else now  # one grid on all nodes
-            entry = self._entries[name] = adopted(schedule, earlier.get(name), now, made)
+            entry = self._entries[name] = table.adopted(schedule, earlier.get(name), now, made)
             if before is None:
                 self._publish("schedule.added", entry.record, next_at=entry.record.next_at)
             if entry.record != before:
@@ -172,10 +158,10 @@ class Schedules:
                 continue
             before = None if known is None else known.record
             if before is None or before.created_at != record.created_at:
-                self._entries[name] = known = shared_entry(record, self._clock())
+                self._entries[name] = known = table.shared_entry(record, self._clock())
                 self._publish("schedule.added", known.record, next_at=known.record.next_at)
             elif known is not None and before.paused != record.paused:
-                set_paused(known, self._clock(), paused=record.paused)
+                table.set_paused(known, self._clock(), paused=record.paused)
                 self._publish_paused(known)
             else:
                 continue
@@ -218,7 +204,7 @@ class Schedules:
             words = f'cannot add schedule "{name}": there are {MOST_SCHEDULES}'
             raise ResourceLimitExceeded(words, limit="schedules", value=MOST_SCHEDULES)
         if at is not None and at < now - LATE_S:
-            raise InvalidParams(f"cannot make a schedule: {stamp(at)} is past", key="at", value=params.at)
+            raise InvalidParams(f"cannot make a schedule: {table.stamp(at)} is past", key="at", value=params.at)
         # A start at the present time means now, although the call took a moment.
         is_now = start is not None and params.every_s is not None and start <= now <= start + LATE_S
         next_at = start if is_now else following(times, now)
@@ -228,10 +214,10 @@ class Schedules:
             name=name,
             task=task,
             **copied(params, "every_s cron timezone catch_up overlap"),
-            start_at=stamp_of(start),
-            created_at=stamp(now),
-            next_at=stamp_of(next_at),
-            at=stamp_of(at),
+            start_at=table.stamp_of(start),
+            created_at=table.stamp(now),
+            next_at=table.stamp_of(next_at),
+            at=table.stamp_of(at),
             command=command,
         )
         size = len(msgspec.json.encode(record))
@@ -239,10 +225,10 @@ class Schedules:
             words = f'cannot add schedule "{name}": {size} bytes are more than {MOST_BYTES}'
             raise ResourceLimitExceeded(words, limit="schedule", value=size)
         if self._is_placed(task):
-            await self._cluster.schedules.add(record := replace(record, source=CLUSTER))
+            await self._cluster.schedules.add(record := replace(record, source=table.CLUSTER))
             self._follow_shared()
             return self._entries[name].record if name in self._entries else record
-        entry = Entry(record, times, now, next_at)
+        entry = table.Entry(record, times, now, next_at)
         self._entries[name] = entry
         try:
             await self._table.save(entry)
@@ -305,13 +291,13 @@ class Schedules:
                 yield at
                 at = following(entry.times, at)
 
-        return [stamp(at) for at in islice(times(), UPCOMING)]
+        return [table.stamp(at) for at in islice(times(), UPCOMING)]
 
     async def recent(self, name: str) -> Sequence[Run]:
         """Returns the last runs of a schedule, the newest first, also those that are under way."""
         self._of(name)
         page = await self._tasks.list(TaskListParams(schedule=name, limit=RECENT))
-        return [run_of(task) for task in page.tasks]
+        return [table.run_of(task) for task in page.tasks]
 
     async def remove(self, name: str) -> ScheduleRecord:
         """Removes a schedule; the tasks that it submitted stay."""
@@ -349,19 +335,19 @@ class Schedules:
             self._follow_shared()
             return self._of(name).record
         before = entry.next_at
-        set_paused(entry, self._clock(), paused=paused)
+        table.set_paused(entry, self._clock(), paused=paused)
         try:
             await self._table.save(entry)
         except BaseException:  # a second call must not be answered as if it were so already
             entry.next_at = before
-            entry.record = replace(entry.record, paused=not paused, next_at=stamp_of(before))
+            entry.record = replace(entry.record, paused=not paused, next_at=table.stamp_of(before))
             self._changed.set()
             raise
         self._publish_paused(entry)
         self._changed.set()
         return entry.record
 
-    def _publish_paused(self, entry: Entry) -> None:
+    def _publish_paused(self, entry: table.Entry) -> None:
         if entry.record.paused:
             self._publish("schedule.paused", entry.record)
         else:
@@ -375,14 +361,14 @@ class Schedules:
         await self._note(entry)
         return task
 
-    def _of(self, name: str) -> Entry:
+    def _of(self, name: str) -> table.Entry:
         entry = self._entries.get(name)
         if entry is None:
             raise NotFound(f'cannot find schedule "{name}"', name=name, known=sorted(self._entries)[:100])
         return entry
 
     async def _turn(self, now: float, loop_s: float) -> None:
-        due: list[tuple[Entry, Due]] = []
+        due: list[tuple[table.Entry, Due]] = []
         for entry in list(self._entries.values()):
             if entry.not_before > loop_s:
                 continue
@@ -400,7 +386,7 @@ class Schedules:
         for start in range(0, len(due), AT_ONCE):
             await asyncio.gather(*(self._perform(entry, what) for entry, what in due[start : start + AT_ONCE]))
 
-    async def _perform(self, entry: Entry, due: Due) -> None:
+    async def _perform(self, entry: table.Entry, due: Due) -> None:
         """Submits the task of a run, or skips it; either way the schedule goes on."""
         try:
             why_not = self._why_not(entry, due)
@@ -428,26 +414,26 @@ class Schedules:
             self._refuse(entry, CorralError(f"cannot run the schedule: {error!r}"))
         entry.not_before = 0.0
         entry.last_due = due.run
-        entry.record = replace(entry.record, last_due_at=stamp_of(due.run))
+        entry.record = replace(entry.record, last_due_at=table.stamp_of(due.run))
         self._put_off(entry, due.next_at)
         await self._note(entry)
 
     def _is_placed(self, task: TaskParams) -> bool:
         return self._cluster.runner.is_placed(task.agent)
 
-    async def _claimed(self, entry: Entry, due: Due) -> str:
+    async def _claimed(self, entry: table.Entry, due: Due) -> str:
         """Returns whether this daemon submits a run; of an agent of its own it always does."""
         record = entry.record
-        at = stamp_of(due.run)
+        at = table.stamp_of(due.run)
         if not self._is_placed(record.task) or at is None:
             return "run"
         agent, may_overlap = record.task.agent or "", record.overlap != "skip"
         return await self._cluster.runner.claim(record.name, agent, at, may_overlap=may_overlap)
 
-    def _why_not(self, entry: Entry, due: Due) -> str | None:
+    def _why_not(self, entry: table.Entry, due: Due) -> str | None:
         record = entry.record
         if due.missed and not record.catch_up:
-            return f"it was due at {stamp_of(due.run)}, when no daemon ran"
+            return f"it was due at {table.stamp_of(due.run)}, when no daemon ran"
         last = None if record.last_task is None else self._tasks.find(record.last_task)
         if record.overlap == "skip" and last is not None:
             return f"its last task {last.id} is still {last.state}"
@@ -471,13 +457,13 @@ class Schedules:
 
     async def _ended(self, task_id: str) -> Run:
         try:
-            return run_of(await self._tasks.show(task_id))
+            return table.run_of(await self._tasks.show(task_id))
         except (NotFound, Corrupted):
             return Run(task=task_id, state="unknown")
 
-    async def _submit(self, entry: Entry, due: Due) -> None:
+    async def _submit(self, entry: table.Entry, due: Due) -> None:
         record = entry.record
-        key = f"{record.name}@{stamp_of(due.run)}"
+        key = f"{record.name}@{table.stamp_of(due.run)}"
         task: Task | None = None
         if entry.is_loaded and record.task.capability is not None and due.run is not None:
             # Routing may choose another agent than before, where the key means nothing.
@@ -488,17 +474,17 @@ class Schedules:
         entry.is_loaded = False
         entry.record = replace(entry.record, last_task=task.id, runs=entry.record.runs + 1)
 
-    def _refuse(self, entry: Entry, error: CorralError) -> None:
+    def _refuse(self, entry: table.Entry, error: CorralError) -> None:
         entry.record = replace(entry.record, last_error=Error.of(error), refused=entry.record.refused + 1)
         logger.warning('schedule "%s": %s', entry.record.name, error)
         self._publish("schedule.refused", entry.record, error=error.name, reason=error.message[:1000])
 
-    def _put_off(self, entry: Entry, next_at: float | None) -> None:
+    def _put_off(self, entry: table.Entry, next_at: float | None) -> None:
         if not entry.record.paused:
             entry.next_at = next_at
-            entry.record = replace(entry.record, next_at=stamp_of(next_at))
+            entry.record = replace(entry.record, next_at=table.stamp_of(next_at))
 
-    async def _note(self, entry: Entry) -> None:
+    async def _note(self, entry: table.Entry) -> None:
         """Records a run. When the store refuses that, the idempotency key of the task still prevents a second one."""
         if self._entries.get(entry.record.name) is not entry:
             return  # removed meanwhile

@@ -92,10 +92,7 @@ class WorkflowEngine(composite.WorkflowEngine):
         return replace(params, boundaries=replace(params.boundaries, timeout_s=least_s))
 
     def members_for(self, task: Task) -> tuple[str, ...] | None:
-        """Returns the only agents to which a task may delegate: the members of the team that it leads; None if it leads none.
-
-        Also while the team's task is not executed yet by this daemon, or not any more.
-        """
+        """Returns the only agents to which a task may delegate, the members of the team that it leads, executed yet or not; None if it leads none."""
         above = self._tasks.find(task.parent or "")
         if above is None or above.kind != "team":
             return None
@@ -244,10 +241,7 @@ class WorkflowEngine(composite.WorkflowEngine):
         return names if params.required_capabilities else ()
 
     async def _announced_by(self, names: Iterable[str]) -> bool:
-        """Waits until starting agents have announced their capabilities; returns False if none is starting.
-
-        After a restart of the daemon none has yet, and none is to be passed over for that.
-        """
+        """Waits until starting agents have announced their capabilities, which none has after a restart; returns False if none is starting."""
         silent = [
             (agent, supervisor)
             for agent in [self._agents.agents[name] for name in names if name in self._agents.agents]
