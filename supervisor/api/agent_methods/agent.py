@@ -54,7 +54,7 @@ class _Selection:
         else:
             self.names = agents.registry.chosen(params.names, params.selector)
             self.all = False
-        self._given = set() if params.selector else {n for n in params.names if not is_glob(n)}
+        self._given = set[str]() if params.selector else {n for n in params.names if not is_glob(n)}
         self._agents = agents
         self._status = status
         self.supervisors = agents.selected(self.names, self.all)

@@ -83,9 +83,11 @@ class Scope(Protocol):
 
     async def restricted(self, asked: Struct) -> Struct:
         """Returns the params, about what is in scope alone; raises CorralError."""
+        ...
 
     async def serve(self, handler: Handler, asked: Struct, caller: Caller) -> object:
         """Returns the handler's answer, without what is out of scope."""
+        ...
 
 
 class WholeScope:

@@ -81,16 +81,20 @@ class Services(Protocol):
     @property
     def degraded(self) -> list[str]:
         """Returns the names of those that cannot listen at their address."""
+        ...
 
     @property
     def token_file(self) -> str:
         """Returns the path of the file with the token of the daemon's user."""
+        ...
 
     def status(self, name: str) -> ServiceStatus | None:
         """Returns the service of an agent, team or workflow; None where it has none."""
+        ...
 
     async def expose(self, name: str, address: str | None, auth: Literal["token", "none"]) -> ServiceStatus | None:
         """Serves an agent, team or workflow at an address from now on; with None not at all."""
+        ...
 
 
 class Upgrades(Protocol):
@@ -99,9 +103,11 @@ class Upgrades(Protocol):
     @property
     def count(self) -> int:
         """Returns how often one has, since the daemon started."""
+        ...
 
     async def perform(self, params: UpgradeParams) -> Upgraded:
         """Performs an upgrade; the program that goes on returns the answer."""
+        ...
 
 
 @dataclass(frozen=True)

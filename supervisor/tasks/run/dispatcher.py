@@ -46,6 +46,7 @@ class TaskRunner(Protocol):
 
     def begin_at_once(self, entry: Entry) -> bool:
         """Begins a new task, before it is accepted; returns False if it has to wait."""
+        ...
 
     def enqueue(self, entry: Entry) -> None:
         """Begins a task as soon as its turn has come."""

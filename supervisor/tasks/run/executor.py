@@ -124,9 +124,11 @@ class Sessions(Protocol):
 
     async def recall(self, agent: str, session: str) -> dict[str, object]:
         """Returns the `memory` that is sent to the worker."""
+        ...
 
     def keep(self, task: Task, answer: object) -> tuple[Statement, ...]:
         """Returns the statements to write with the end of a task; `answer` is the worker's `memory`, None if it sent none."""
+        ...
 
     def kept(self, task: Task) -> None:
         """Notes that the statements of `keep` are durable."""

@@ -47,7 +47,11 @@ _Served = tuple[type[Any], Callable[[WorkerSupervisor, Any], Any]]  # Any: each 
 
 def _converting(method: str, type_: type[Any], serve: Callable[[WorkerSupervisor, Any], Any]) -> Callable[..., Any]:
     """Returns what serves a method with its params as they come."""
-    return lambda supervisor, params: serve(supervisor, convert(params, type_, method))
+
+    def served(supervisor: WorkerSupervisor, params: Mapping[str, object]) -> Any:  # Any: an awaitable, or nothing
+        return serve(supervisor, convert(params, type_, method))
+
+    return served
 
 
 class WorkerApi:
