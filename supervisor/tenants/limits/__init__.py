@@ -1,6 +1,6 @@
 """Holds tenants to their limits of memory, processes and processor time by sums of process trees.
 
-Guarantees them where no control group does: a part with a controller is left to the kernel, see `tenancy.slices`. Must not know
+Guarantees them where no control group does: a part with a controller is left to the kernel, see the room `quotas`. Must not know
 a task.
 
 Begin with `trees`; `sums` decides.
