@@ -53,10 +53,10 @@ async def raw(tool: str, *command: str) -> AsyncGenerator[Call, None]:
 @contextlib.asynccontextmanager
 async def session(*command: str) -> AsyncGenerator[Call, None]:
     """Our own client."""
-    from corral.mcp.upstream.session import Session  # noqa: PLC0415  the others need not have it
+    from corral.mcp.upstream.session import Listener, Session, Terms  # noqa: PLC0415  the others need not have it
 
     with started([*command]) as fds:
-        ours = Session("echo", request_timeout_s=30, client_version="0")
+        ours = Session("echo", Terms(30), Listener())
         await ours.open(*fds, timeout_s=30)
         params = {"name": "echo", "arguments": ARGUMENTS}
         yield lambda: ours.request("tools/call", params)

@@ -8,10 +8,12 @@ sessions, repeats the client's version and capabilities in the `_meta` of each r
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
 
+from corral import __version__
 from corral.worker.contract.codec import as_array, as_object
 from corral.worker.contract.errors import InvalidParams, ToolFailed
 from corral.worker.contract.mcp_info import LEGACY_VERSIONS as LEGACY_VERSIONS
@@ -63,6 +65,9 @@ OURS = frozenset({PROGRESS_TOKEN, *(META + key for key in ("protocolVersion", "c
 LOG_LEVEL = META + "logLevel"
 SUBSCRIPTION_ID = META + "subscriptionId"
 
+CLIENT_INFO: dict[str, object] = {"name": "corral", "version": __version__}
+"""Name and version of corral, for servers that log them."""
+
 RESOURCE_NOT_FOUND = -32002
 """Code of legacy servers for a missing resource; since 2026-07-28 it is -32602."""
 
@@ -101,7 +106,7 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     instructions: str = ""
 
 
-def initialize_params(protocol_version: str, client_version: str, relays: Collection[Relay] = ()) -> dict[str, object]:
+def initialize_params(protocol_version: str, relays: Collection[Relay] = ()) -> dict[str, object]:
     """Returns the params of `initialize`.
 
     Only the capabilities in `relays` are declared: a shared server has no single user to ask.
@@ -110,12 +115,7 @@ def initialize_params(protocol_version: str, client_version: str, relays: Collec
     capabilities: dict[str, object] = {
         relay: {"listChanged": False} if relay == "roots" else {} for relay in sorted(relays)
     }
-    return {"protocolVersion": offered, "capabilities": capabilities, "clientInfo": client_info(client_version)}
-
-
-def client_info(client_version: str) -> dict[str, object]:
-    """Returns the name and version of corral, for servers that log them."""
-    return {"name": "corral", "version": client_version}
+    return {"protocolVersion": offered, "capabilities": capabilities, "clientInfo": CLIENT_INFO}
 
 
 def read_initialize(result: object) -> Opened:
@@ -163,26 +163,16 @@ def announced(opened: Opened) -> list[str]:
 
 
 def request_meta(
-    given: object,
-    *,
-    modern_version: str | None,
-    client_version: str,
-    capabilities: Mapping[str, object],
-    log_level: str | None = None,
+    given: object, modern_version: str | None, capabilities: Mapping[str, object] = MappingProxyType({})
 ) -> dict[str, object]:
     """Returns the `_meta` that a request needs in its era; the caller's keys are kept, except those in OURS."""
-    meta: dict[str, object] = {}
-    theirs = as_object(given)
-    if theirs:
-        meta = {key: value for key, value in theirs.items() if key not in OURS}
+    meta = {key: value for key, value in (as_object(given) or {}).items() if key not in OURS}
     if modern_version is None:
         meta.pop(LOG_LEVEL, None)
         return meta
     meta[META + "protocolVersion"] = modern_version
-    meta[META + "clientInfo"] = client_info(client_version)
+    meta[META + "clientInfo"] = CLIENT_INFO
     meta[META + "clientCapabilities"] = dict(capabilities)
-    if log_level is not None:
-        meta.setdefault(LOG_LEVEL, log_level)
     return meta
 
 

@@ -15,6 +15,7 @@ import enum
 import logging
 import select
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -80,43 +81,36 @@ def _ignore(_: object) -> None:
     return
 
 
+class Terms(NamedTuple):
+    """Says how a client speaks with a server."""
+
+    request_timeout_s: float
+    max_request_timeout_s: float = MAX_REQUEST_S
+    protocol_version: str = "auto"
+    era_hint: Era | None = None
+    probe_s: float = PROBE_S
+    relays: frozenset[Relay] = frozenset()
+
+
+class Listener(NamedTuple):
+    """Takes what a server says by itself, and gives the bridge of a remote one its tokens."""
+
+    on_log: Callable[[Foreign], None] = _ignore
+    on_catalogue: Callable[[Catalogue], None] = _ignore
+    on_updated: Callable[[str], None] = _ignore
+    on_notification: Callable[[Notification], None] = _ignore
+    authorize: Callable[[Mapping[str, object]], Awaitable[object]] | None = None
+
+
 class Session:
     """Represents a client's connection to one MCP server."""
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        request_timeout_s: float,
-        max_request_timeout_s: float = MAX_REQUEST_S,
-        client_version: str,
-        protocol_version: str = "auto",
-        era_hint: Era | None = None,
-        probe_s: float = PROBE_S,
-        relays: Collection[Relay] = (),
-        log_level: str | None = None,
-        on_log: Callable[[Foreign], None] = _ignore,
-        on_catalogue: Callable[[Catalogue], None] = _ignore,
-        on_updated: Callable[[str], None] = _ignore,
-        on_notification: Callable[[Notification], None] = _ignore,
-        on_closed: Callable[[CorralError | None], None] = _ignore,
-        authorize: Callable[[Mapping[str, object]], Awaitable[object]] | None = None,
-        turns: ReadTurns | None = None,
-    ) -> None:
+    def __init__(self, name: str, terms: Terms, listener: Listener, turns: ReadTurns | None = None) -> None:
         self.name = name
-        self.liveness = Liveness(PROVES_SILENT * request_timeout_s)
-        self._request_timeout_s = request_timeout_s
-        self._max_request_timeout_s = max_request_timeout_s
-        self._client_version = client_version
-        self._protocol_version = protocol_version
-        self._probe_s = probe_s
-        self._relays = frozenset(relays)
-        self._log_level = log_level
-        self._eras = messages.eras_to_try(protocol_version, era_hint)
-        self._on_updated = on_updated
-        self._on_notification = on_notification
-        self._on_closed = on_closed
-        self._authorize = authorize
+        self.liveness = Liveness(PROVES_SILENT * terms.request_timeout_s)
+        self._terms = terms
+        self._listener = listener
+        self._eras = messages.eras_to_try(terms.protocol_version, terms.era_hint)
         self._unauthorized: CorralError | None = None
         self._state = _State.NEW
         self._opened: Opened | None = None
@@ -128,14 +122,14 @@ class Session:
             name=f'MCP server "{name}"',
             on_request=self._answer,
             on_notification=self._on_message,
-            on_foreign=on_log,
+            on_foreign=listener.on_log,
             on_message=self._received,
             on_closed=self._ended,
             lost=_Lost,
             turns=turns,
         )
-        self._flights = Flights(self._relays, self._channel.reschedule)
-        self._inventory = Inventory(name, self._ask_for_list, on_catalogue)
+        self._flights = Flights(terms.relays, self._channel.reschedule)
+        self._inventory = Inventory(name, self._ask_for_list, listener.on_catalogue)
         self._subscriptions = Subscriptions(self._channel, self._with_meta, self._missed)
 
     # -- the negotiated connection
@@ -166,19 +160,15 @@ class Session:
         return self._inventory.ttl_s
 
     @property
-    def last_message_at(self) -> float:
-        """Returns the time of the last valid message, on the loop's clock."""
-        return self.liveness.last_message_at
-
-    @property
     def is_open(self) -> bool:
         """Returns True if a request may be sent."""
         return self._state is _State.OPEN
 
     def limit(self, request_timeout_s: float, max_request_timeout_s: float) -> None:
         """Sets the time limits of further requests."""
-        self._request_timeout_s = request_timeout_s
-        self._max_request_timeout_s = max_request_timeout_s
+        self._terms = self._terms._replace(
+            request_timeout_s=request_timeout_s, max_request_timeout_s=max_request_timeout_s
+        )
 
     # -- opening and closing
 
@@ -294,7 +284,7 @@ class Session:
             try:
                 if era == "legacy":
                     return await self._initialize()
-                return await self._discover(timeout_s=self._probe_s if is_probe else None)
+                return await self._discover(timeout_s=self._terms.probe_s if is_probe else None)
             except CorralError as error:
                 if self._channel.is_closed or isinstance(error, PermissionDenied):
                     raise
@@ -303,29 +293,20 @@ class Session:
         raise refusals[0]
 
     async def _initialize(self) -> Opened:
-        params = messages.initialize_params(self._protocol_version, self._client_version, self._relays)
+        params = messages.initialize_params(self._terms.protocol_version, self._terms.relays)
         opened = messages.read_initialize(await self._ask(messages.INITIALIZE, params, timeout_s=None))
         self._channel.notify(messages.INITIALIZED)
         return opened
 
     async def _discover(self, *, timeout_s: float | None) -> Opened:
-        version = messages.MODERN_VERSIONS[-1]
-        meta = messages.request_meta(None, modern_version=version, client_version=self._client_version, capabilities={})
+        meta = messages.request_meta(None, messages.MODERN_VERSIONS[-1])
         return messages.read_discover(await self._ask(messages.DISCOVER, {"_meta": meta}, timeout_s=timeout_s))
 
     async def _prepare(self, opened: Opened) -> None:
-        """Subscribes to changed lists before anything is listed, so that none is missed, and sets the log level."""
-        if opened.era == "modern":
-            filters = {f"{each}ListChanged": True for each in messages.announced(opened)}
-            if filters:
-                await self._subscriptions.start(LISTS, filters)
-        elif self._log_level is not None and "logging" in opened.capabilities:
-            try:
-                await self._ask(messages.SET_LEVEL, {"level": self._log_level}, timeout_s=None)
-            except CorralError as error:
-                if self._channel.is_closed:
-                    raise
-                logger.debug("%s does not set its log level: %s", self._channel.name, error)
+        """Subscribes to changed lists before anything is listed, so that none is missed."""
+        filters = {f"{each}ListChanged": True for each in messages.announced(opened)}
+        if opened.era == "modern" and filters:
+            await self._subscriptions.start(LISTS, filters)
 
     # -- requests
 
@@ -350,10 +331,10 @@ class Session:
             return await self._subscribe(method, params, timeout_s)
         now = self._loop.time()
         number = self.liveness.began(now)
+        step_s, most_s = self._terms.request_timeout_s, self._terms.max_request_timeout_s
         if timeout_s is None:
-            limit_s = min(self._request_timeout_s, self._max_request_timeout_s)
-            hard_at = now + self._max_request_timeout_s
-            flight = self._flights.begin(number, caller, hard_at, self._request_timeout_s)
+            limit_s, hard_at = min(step_s, most_s), now + most_s
+            flight = self._flights.begin(number, caller, hard_at, step_s)
         else:
             limit_s = timeout_s
             flight = self._flights.begin(number, caller, now + timeout_s, None)
@@ -374,7 +355,7 @@ class Session:
         except CorralError as error:
             is_answered = not isinstance(error, Timeout)
             if timeout_s is None and self._loop.time() >= hard_at:
-                limit_s = self._max_request_timeout_s
+                limit_s = most_s
             raise self._named(error, _subject(method, params), limit_s) from error
         finally:
             self._flights.end(flight)
@@ -411,13 +392,7 @@ class Session:
             if not flight.wants_progress:
                 return params
             return {**params, "_meta": {"progressToken": flight.token}}
-        meta = messages.request_meta(
-            given,
-            modern_version=self._modern_version,
-            client_version=self._client_version,
-            capabilities=flight.caller.capabilities,
-            log_level=self._log_level,
-        )
+        meta = messages.request_meta(given, self._modern_version, flight.caller.capabilities)
         if flight.wants_progress:
             meta["progressToken"] = flight.token
         return {**params, "_meta": meta}
@@ -426,10 +401,7 @@ class Session:
         """Returns the params of a request of the session itself."""
         if self._modern_version is None:
             return dict(params)
-        meta = messages.request_meta(
-            None, modern_version=self._modern_version, client_version=self._client_version, capabilities={}
-        )
-        return {**params, "_meta": meta}
+        return {**params, "_meta": messages.request_meta(None, self._modern_version)}
 
     async def _subscribe(self, method: str, params: Mapping[str, object], timeout_s: float | None) -> dict[str, object]:
         """Performs resources/subscribe and unsubscribe in the modern era."""
@@ -439,7 +411,7 @@ class Session:
         if method == messages.UNSUBSCRIBE:
             self._subscriptions.end(uri)
             return {}
-        limit_s = self._request_timeout_s if timeout_s is None else timeout_s
+        limit_s = self._terms.request_timeout_s if timeout_s is None else timeout_s
         is_new = uri not in self._subscriptions
         try:
             await self._subscriptions.start(uri, {"resourceSubscriptions": [uri]})
@@ -456,7 +428,7 @@ class Session:
         return {}
 
     async def _ask_for_list(self, method: str, params: Mapping[str, object]) -> object:
-        limit_s = self._request_timeout_s if self.is_open else None  # `open` has its own limit
+        limit_s = self._terms.request_timeout_s if self.is_open else None  # `open` has its own limit
         return await self._ask(method, self._with_meta(params), timeout_s=limit_s)
 
     async def _ask(self, method: str, params: Mapping[str, object], *, timeout_s: float | None) -> object:
@@ -507,11 +479,11 @@ class Session:
         """Serves the requests of a server: a ping, and those that the one caller in flight can answer."""
         if request.method == messages.PING:
             return {}
-        if request.method != messages.TOKEN or self._authorize is None:
+        if request.method != messages.TOKEN or self._listener.authorize is None:
             return await self._flights.ask(request)
         self._unauthorized = None
         try:
-            return await self._authorize(request.params)
+            return await self._listener.authorize(request.params)
         except CorralError as error:
             self._unauthorized = error
             raise
@@ -526,9 +498,9 @@ class Session:
         elif method == messages.UPDATED:
             uri = params.get("uri")
             if isinstance(uri, str):
-                self._on_updated(uri)
+                self._listener.on_updated(uri)
         elif method == messages.LOG_MESSAGE:
-            self._on_notification(notification)
+            self._listener.on_notification(notification)
             self._flights.logged(params)
         elif method == messages.ACKNOWLEDGED:
             self._subscriptions.acknowledged(params)
@@ -540,18 +512,17 @@ class Session:
         if key == LISTS:
             self._inventory.changed(KINDS)
         else:
-            self._on_updated(key)
+            self._listener.on_updated(key)
 
     def _received(self) -> None:
         flights = self._flights
         flights.received_token = flights.last_token
         self.liveness.received(self._loop.time())
 
-    def _ended(self, error: CorralError | None) -> None:
+    def _ended(self, _error: CorralError | None) -> None:
         self._state = _State.CLOSED
         self._inventory.close()
         self._subscriptions.close()
-        self._on_closed(error)
 
 
 def _subject(method: str, params: Mapping[str, object]) -> tuple[str, str]:

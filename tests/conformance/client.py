@@ -24,7 +24,7 @@ from corral.mcp.oauth.records import Answer, GrantType, Order, Settings
 from corral.mcp.protocol.messages import Caller
 from corral.mcp.upstream.http_bridge import HEADERS_VARIABLE, URL_VARIABLE
 from corral.mcp.upstream.http_token import VARIABLE as ASKS_TOKENS
-from corral.mcp.upstream.session import Session
+from corral.mcp.upstream.session import Listener, Session, Terms
 from corral.supervisor.agents.external.logins import Logins
 from corral.supervisor.agents.external.token_store import TokenStore
 from corral.supervisor.config.declared.oauth import Oauth
@@ -126,14 +126,8 @@ async def session(url: str, version: str, account: Account) -> AsyncGenerator[Se
     )
     os.close(its_stdin)
     os.close(its_stdout)
-    opened = Session(
-        "conformance",
-        request_timeout_s=BOUND_S,
-        client_version="0",
-        protocol_version=version,
-        relays=("elicitation", "roots"),
-        authorize=account.token,
-    )
+    terms = Terms(BOUND_S, protocol_version=version, relays=frozenset({"elicitation", "roots"}))
+    opened = Session("conformance", terms, Listener(authorize=account.token))
     try:
         await opened.open(read_fd, write_fd, timeout_s=BOUND_S)
         yield opened

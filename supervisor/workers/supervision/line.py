@@ -12,10 +12,9 @@ from typing import Protocol
 
 import msgspec
 
-from corral import __version__
 from corral.mcp.protocol.catalog import Catalogue
 from corral.mcp.protocol.messages import Era
-from corral.mcp.upstream.session import Session, SessionHandover
+from corral.mcp.upstream.session import Listener, Session, SessionHandover, Terms
 from corral.supervisor.config.spec.probe_spec import WORKER_RECOVERY, Check, Readiness
 from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.records.logs.capture import LogStream, StreamHandover
@@ -328,22 +327,18 @@ class McpLine:
         self._spec = spec
         self._hooks = hooks
         self._opened = False
-        self.session = Session(
-            spec.name,
-            request_timeout_s=spec.mcp.request_timeout,
-            max_request_timeout_s=spec.mcp.max_request_timeout,
-            protocol_version=spec.mcp.protocol_version,
-            era_hint=hooks.era_hint,
-            probe_s=spec.mcp.probe_timeout,
-            relays=spec.relays,
-            client_version=__version__,
-            on_log=self._log,
-            on_notification=hooks.receive,
-            on_catalogue=hooks.catalogue_changed,
-            on_updated=hooks.resource_updated,
-            authorize=hooks.token if spec.asks_tokens else None,
-            turns=hooks.turns,
+        settings = spec.mcp
+        terms = Terms(
+            settings.request_timeout,
+            settings.max_request_timeout,
+            settings.protocol_version,
+            hooks.era_hint,
+            settings.probe_timeout,
+            frozenset(spec.relays),
         )
+        authorize = hooks.token if spec.asks_tokens else None
+        listener = Listener(self._log, hooks.catalogue_changed, hooks.resource_updated, hooks.receive, authorize)
+        self.session = Session(spec.name, terms, listener, hooks.turns)
 
     def _log(self, foreign: Foreign) -> None:
         self._hooks.log(foreign.line, ended=foreign.ended, cut_bytes=foreign.cut_bytes)
@@ -351,7 +346,7 @@ class McpLine:
     @property
     def last_message_at(self) -> float:
         """Returns the time of the last valid message."""
-        return self.session.last_message_at
+        return self.session.liveness.last_message_at
 
     # -- from one program of the daemon to the next
 

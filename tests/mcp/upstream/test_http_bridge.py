@@ -22,7 +22,7 @@ from corral.mcp.upstream.http_bridge import HEADERS_VARIABLE, MAX_RESUMES, URL_V
 from corral.mcp.upstream.session import Session
 from corral.worker.contract.errors import Overloaded, ResourceLimitExceeded, ToolFailed
 from corral.worker.contract.jsonrpc import MAX_MESSAGE_BYTES
-from programs.mcp_process import BOUND_S, HERE, ended, spawn
+from programs.mcp_process import BOUND_S, HERE, ended, session_of, spawn
 
 pytestmark = pytest.mark.contract
 
@@ -768,7 +768,7 @@ async def session(url: str, **options: Any) -> AsyncGenerator[Session, None]:
         process, read_fd, write_fd = spawn((sys.executable, "-P", "-m", "corral.mcp.upstream.http_bridge"))
     finally:
         del os.environ[URL_VARIABLE], os.environ[HEADERS_VARIABLE]
-    client = Session("far", request_timeout_s=BOUND_S, client_version="0", **options)
+    client = session_of("far", **options)
     try:
         await client.open(read_fd, write_fd, timeout_s=BOUND_S)
         yield client

@@ -14,7 +14,7 @@ from corral.mcp.protocol.messages import META, NOBODY, Caller, Progress
 from corral.mcp.upstream.session import Session
 from corral.worker.contract.errors import Cancelled, CorralError, Overloaded, Timeout
 from corral.worker.contract.jsonrpc import Foreign
-from programs.mcp_process import BOUND_S, ODD, Life, life
+from programs.mcp_process import BOUND_S, ODD, Life, life, session_of
 
 pytestmark = pytest.mark.contract
 
@@ -140,23 +140,6 @@ def test_what_a_caller_says_beside_his_request_is_passed_on_but_his_token() -> N
     run(test())
 
 
-def test_a_log_level_is_set_once_where_there_is_a_log() -> None:
-    async def test() -> None:
-        for declares, expected in (("logging", [{"level": "warning"}]), ("tools", [])):
-            command = (*ODD, f"--declares={declares}")
-            async with life(command, log_level="warning") as server:
-                heard = await call(server, "methods")
-                levels = [m["params"] for m in heard if m["method"] == "logging/setLevel"]
-                assert levels == expected
-        async with life((*ODD, "--era=modern"), log_level="warning") as server:
-            meta = (await params_of(server, {}))["_meta"]
-            assert meta[META + "logLevel"] == "warning"
-        async with life((*ODD, "--declares=logging", "--broken=logging/setLevel")) as server:
-            assert server.session.is_open
-
-    run(test())
-
-
 @pytest.mark.parametrize("version", ["2025-03-26", "2025-06-18"])
 def test_answers_in_one_batch_are_taken_in_the_revision_that_has_batches(version: str) -> None:
     async def test() -> None:
@@ -268,7 +251,7 @@ def test_nobody_is_asked_who_is_not_certain_to_be_meant_or_cannot_answer() -> No
             assert reply["error"]["code"] == -32602
             assert (await call(server, "ask", able, method=ASKED[0]))["result"]["answer"] == 7
             assert (await call(server, "ask", NOBODY, method="ping"))["result"] == {}
-        async with life(ODD, relays=("roots",)) as server:
+        async with life(ODD, relays=frozenset({"roots"})) as server:
             reply = await call(server, "ask", able, method=ASKED[0])
             assert reply["error"]["code"] == -32601
 
@@ -378,7 +361,7 @@ class Played:
 
 @asynccontextmanager
 async def played(**options: Any) -> AsyncGenerator[tuple[Session, Played], None]:
-    session = Session("played", request_timeout_s=BOUND_S, client_version="0", **options)
+    session = session_of("played", **options)
     its_stdin, write_fd = os.pipe()
     read_fd, its_stdout = os.pipe()
     lines = asyncio.StreamReader()

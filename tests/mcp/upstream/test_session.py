@@ -17,7 +17,7 @@ from corral.mcp.upstream.session import Session
 from corral.worker.contract.errors import CorralError, InvalidParams, ResourceLimitExceeded, Timeout, ToolFailed
 from corral.worker.contract.jsonrpc import Foreign
 from programs.mcp_odd import NOISE, NOISE_FOREIGN
-from programs.mcp_process import BOUND_S, ODD, OFFICIAL, Life, ended, life
+from programs.mcp_process import BOUND_S, ODD, OFFICIAL, Life, ended, life, session_of
 
 pytestmark = pytest.mark.contract
 
@@ -160,19 +160,15 @@ def test_a_server_that_ends_at_the_probe_is_opened_in_its_next_life() -> None:
 @pytest.mark.parametrize("point", ["start", "initialize", "initialized", "list"])
 def test_a_server_that_ends_during_the_handshake_is_named(point: str) -> None:
     async def test() -> None:
-        closed: list[object] = []
-        error = await failed_open(f"--crash={point}", on_closed=closed.append)
+        error = await failed_open(f"--crash={point}")
         assert (error.code, error.data["server"]) == (ToolFailed.code, "odd")
-        assert closed == [None]
 
     run(test())
 
 
 def test_a_session_that_ends_with_the_last_answer_is_never_taken_for_open() -> None:
     async def test() -> None:
-        session = Session(
-            "brief", request_timeout_s=BOUND_S, client_version="0", on_notification=lambda _: session.close()
-        )
+        session: Session = session_of("brief", on_notification=lambda _: session.close())
         its_stdin, write_fd = os.pipe()
         read_fd, its_stdout = os.pipe()
         server = asyncio.to_thread(answer_in_one_piece, its_stdin, its_stdout)
@@ -201,19 +197,17 @@ def answer_in_one_piece(stdin: int, stdout: int) -> None:
 @pytest.mark.parametrize("method", ["initialize", "tools/list"])
 def test_a_server_that_stays_silent_runs_into_the_timeout(method: str) -> None:
     async def test() -> None:
-        closed: list[object] = []
         flags = f"--silent={method}"
-        error = await failed_open(flags, timeout_s=1.0, on_closed=closed.append)
+        error = await failed_open(flags, timeout_s=1.0)
         assert error.code == Timeout.code
         assert error.data == {"server": "odd", "timeout_s": 1.0}
-        assert closed == [error]
 
     run(test())
 
 
 def test_a_silent_handshake_is_given_up_without_a_cancel_which_mcp_forbids() -> None:
     async def test() -> None:
-        session = Session("mute", request_timeout_s=BOUND_S, client_version="0")
+        session = session_of("mute")
         its_stdin, write_fd = os.pipe()
         read_fd, its_stdout = os.pipe()
         error = await refusal(session.open(read_fd, write_fd, timeout_s=SHORT_S))
@@ -242,7 +236,7 @@ def test_a_legacy_answer_of_an_unknown_revision_is_refused(version: str) -> None
 def test_a_revision_that_does_not_exist_is_refused_before_anything_is_sent() -> None:
     async def test() -> None:
         with pytest.raises(InvalidParams) as caught:
-            Session("odd", request_timeout_s=1, client_version="0", protocol_version="2020-02-02")
+            session_of("odd", protocol_version="2020-02-02")
         assert caught.value.data["key"] == "protocol_version"
 
     run(test())
@@ -495,8 +489,7 @@ def test_arguments_that_json_cannot_say_are_refused() -> None:
 
 def test_a_server_that_ends_during_calls_fails_them_all() -> None:
     async def test() -> None:
-        closed: list[object] = []
-        async with life(ODD, on_closed=closed.append) as server:
+        async with life(ODD) as server:
             held = asyncio.create_task(refusal(server.text("hold")))
             await server.text("echo", text="so that it is sent")
             for error in (await refusal(server.text("crash")), await held):
@@ -504,20 +497,19 @@ def test_a_server_that_ends_during_calls_fails_them_all() -> None:
                 assert (error.data["lost"], error.data["sent"]) == (True, True)
                 assert error.data["server"] == "odd"
             assert not server.session.is_open
-            assert closed == [None]
+            await server.session.wait_closed()
 
     run(test())
 
 
 def test_a_server_that_closes_its_stdin_is_given_up_at_the_next_call() -> None:
     async def test() -> None:
-        closed: list[object] = []
-        async with life(ODD, on_closed=closed.append) as server:
+        async with life(ODD) as server:
             assert await server.text("deaf") == "deaf"
             error = await refusal(server.text("echo", text="hi"))
             assert error.data == {"server": "odd", "tool": "echo", "lost": True, "sent": False}
             assert not server.session.is_open
-            assert closed == [None]
+            await server.session.wait_closed()
 
     run(test())
 
@@ -579,7 +571,7 @@ def test_a_ping_is_answered_by_a_server_that_turns_and_not_by_one_that_hangs(era
         async with life((*ODD, f"--era={era}")) as server:
             server.session.liveness.last_message_at = 0.0
             await server.session.ping(timeout_s=BOUND_S)
-            assert server.session.last_message_at > 0.0
+            assert server.session.liveness.last_message_at > 0.0
             assert ("ping" in await methods(server)) == (era == "legacy")
             os.kill(server.process.pid, signal.SIGSTOP)
             error = await refusal(server.session.ping(timeout_s=SHORT_S))

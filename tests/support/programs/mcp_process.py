@@ -13,7 +13,7 @@ from corral.mcp.pool.backend import Concurrency, Settings
 from corral.mcp.pool.placement import Phase
 from corral.mcp.pool.pool import Pool
 from corral.mcp.protocol.catalog import Catalogue
-from corral.mcp.upstream.session import Session
+from corral.mcp.upstream.session import Listener, Session, Terms
 
 BOUND_S = 20.0
 """No wait of a test is longer."""
@@ -52,11 +52,18 @@ class Life:
         return str(result["content"][0]["text"])
 
 
+def session_of(name: str, **options: Any) -> Session:
+    """A session; `options` are fields of its terms and of its listener."""
+    terms = {key: value for key, value in options.items() if key in Terms._fields}
+    heard = {key: value for key, value in options.items() if key in Listener._fields}
+    assert terms.keys() | heard.keys() == options.keys()
+    return Session(name, Terms(**{"request_timeout_s": BOUND_S, **terms}), Listener(**heard))
+
+
 @asynccontextmanager
 async def life(command: Sequence[str], *, timeout_s: float = BOUND_S, **options: Any) -> AsyncGenerator[Life, None]:
     """An open session; the process is gone afterwards. `options` are the session's, of any type."""
-    options = {"request_timeout_s": BOUND_S, "client_version": "0", **options}
-    session = Session("odd", **options)
+    session = session_of("odd", **options)
     process, read_fd, write_fd = spawn(command)
     try:
         await session.open(read_fd, write_fd, timeout_s=timeout_s)
@@ -88,9 +95,7 @@ class ServerProcess:
         async with self._lock:
             if self.session is None:
                 backend = self.backend
-                session = Session(
-                    backend.name, request_timeout_s=backend.settings.request_timeout_s, client_version="0"
-                )
+                session = session_of(backend.name, request_timeout_s=backend.settings.request_timeout_s)
                 process, read_fd, write_fd = spawn(backend.command)
                 backend.started.append(process)
                 await session.open(read_fd, write_fd, timeout_s=BOUND_S)
