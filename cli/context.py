@@ -114,6 +114,39 @@ def command(
     return define
 
 
+Parameter = Callable[[Any], Any]  # Any: what click's own decorators take
+"""An option or an argument, which is named as a param of the method that the command calls."""
+
+
+def calling(
+    name: str, method: str, says: str, *parameters: Parameter, text: str, timeout_s: float | None = ANSWER_S
+) -> click.Command:
+    """Returns a command that calls a method, and says what it has done: `says` names params, and values of the result as `{0[key]}`."""
+
+    def act(session: Session, /, **params: Any) -> None:  # Any: the values of the parameters
+        found = session.call(method, params, timeout_s=timeout_s)
+        session.answer(found, says.format(found, **params))
+
+    return _acting(name, act, parameters, text)
+
+
+def listing(
+    name: str, method: str, key: str, nothing: str, table: render.Table, *parameters: Parameter, text: str
+) -> click.Command:
+    """Returns a command that lists the records under a key of a method's result; without any it says that there is `nothing`."""
+
+    def act(session: Session, /, **params: Any) -> None:  # Any: as above
+        session.print_list(session.call(method, params), key, nothing, table)
+
+    return _acting(name, act, parameters, text)
+
+
+def _acting(name: str, act: Callable[..., None], parameters: Iterable[Parameter], text: str) -> click.Command:
+    for add in reversed([*parameters]):
+        act = add(act)
+    return command(name, help=text)(act)
+
+
 class AddCommand(Command):
     """A command with NAME whose `command` is exactly the words after the first `--`."""
 

@@ -3,7 +3,7 @@
 import click
 
 from .. import render
-from ..context import CommandGroup, Session, complete_agents, duration, json_value, option
+from ..context import CommandGroup, Session, calling, complete_agents, duration, json_value, listing, option
 from ..render import Record, Table, inner, inners, items, number, word
 
 memory = CommandGroup("memory", help="Show and change sessions and stored values of agents.")
@@ -60,10 +60,12 @@ def duration_or_never(text: str) -> float | None:
 
 
 _session = option("--session S", "Session that the key belongs to, instead of the agent as a whole.", "of")
+of_agent = click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
+any_agent = click.argument("agent", metavar="[AGENT]", required=False, shell_complete=complete_agents)
 
 
 @memory.define("list")
-@click.argument("agent", metavar="[AGENT]", required=False, shell_complete=complete_agents)
+@any_agent
 @option("--limit N", "List at most N.", type=click.IntRange(1, 10_000), default=1_000)
 def list_(session: Session, agent: str | None, limit: int) -> None:
     """List sessions, the most recently used first."""
@@ -72,7 +74,7 @@ def list_(session: Session, agent: str | None, limit: int) -> None:
 
 
 @memory.define("show")
-@click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
+@of_agent
 @click.argument("of", metavar="SESSION")
 @option("-n N", "Show only the last N messages.", "last", type=click.IntRange(0))
 def show(session: Session, agent: str, of: str, last: int | None) -> None:
@@ -95,7 +97,7 @@ def show(session: Session, agent: str, of: str, last: int | None) -> None:
 
 
 @memory.define("get")
-@click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
+@of_agent
 @click.argument("key", metavar="KEY")
 @_session
 def get(session: Session, agent: str, key: str, of: str | None) -> None:
@@ -108,7 +110,7 @@ def get(session: Session, agent: str, key: str, of: str | None) -> None:
 
 
 @memory.define("put")
-@click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
+@of_agent
 @click.argument("key", metavar="KEY")
 @click.argument("value", metavar="JSON|TEXT|@FILE|-")
 @_session
@@ -123,7 +125,7 @@ def put(session: Session, agent: str, key: str, value: str, of: str | None, ttl_
 
 
 @memory.define("rm")
-@click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
+@of_agent
 @click.argument("key", metavar="KEY")
 @_session
 def rm(session: Session, agent: str, key: str, of: str | None) -> None:
@@ -134,7 +136,7 @@ def rm(session: Session, agent: str, key: str, of: str | None) -> None:
 
 
 @memory.define("search")
-@click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
+@of_agent
 @click.argument("query", metavar="TEXT", default="")
 @_session
 @option("--limit N", "List at most N.", type=click.IntRange(1, 1000), default=100)
@@ -144,27 +146,18 @@ def search(session: Session, agent: str, query: str, of: str | None, limit: int)
     session.print_list(session.call("memory.search", params), "items", "nothing is found", ITEMS)
 
 
-@memory.define("clear")
-@click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
-@click.argument("of", metavar="[SESSION]", required=False)
-def clear(session: Session, agent: str, of: str | None) -> None:
-    """Delete a session with its keys, or the whole memory of an agent."""
-    found = session.call("memory.clear", {"agent": agent, "session": of})
-    sessions, keys = word(found, "sessions", "0"), word(found, "keys", "0")
-    session.answer(found, f"{agent}: forgot {sessions} sessions and {keys} keys")
+FORGOT = "{agent}: forgot {0[sessions]} sessions and {0[keys]} keys"
+one_session = click.argument("session", metavar="[SESSION]", required=False)
+CLEAR = "Delete a session with its keys, or the whole memory of an agent."
+memory.add_command(calling("clear", "memory.clear", FORGOT, of_agent, one_session, text=CLEAR))
 
-
-@memory.define("cleanup")
-@click.argument("agent", metavar="[AGENT]", required=False, shell_complete=complete_agents)
-def cleanup(session: Session, agent: str | None) -> None:
-    """Remove what has expired, of an agent or of all."""
-    found = session.call("memory.cleanup", {"agent": agent})
-    sessions, keys = word(found, "sessions", "0"), word(found, "keys", "0")
-    session.answer(found, f"removed {sessions} expired sessions and {keys} expired keys")
+REMOVED = "removed {0[sessions]} expired sessions and {0[keys]} expired keys"
+CLEANUP = "Remove what has expired, of an agent or of all."
+memory.add_command(calling("cleanup", "memory.cleanup", REMOVED, any_agent, text=CLEANUP))
 
 
 @memory.define("expire")
-@click.argument("agent", metavar="AGENT", shell_complete=complete_agents)
+@of_agent
 @click.argument("of", metavar="SESSION")
 @click.argument("after", metavar="D|never", type=duration_or_never)
 def expire(session: Session, agent: str, of: str, after: float | None) -> None:
@@ -173,14 +166,12 @@ def expire(session: Session, agent: str, of: str, after: float | None) -> None:
     session.answer(found, f"{agent}: {of} is gone after {session.at(word(found, 'expires_at'))}")
 
 
-@memory.define("pools")
-def pools(session: Session) -> None:
-    """Show the memory pools with their sizes and their agents."""
-    session.print_list(session.call("memory.pools", {}), "pools", "there are no memory pools", POOLS)
+ABOUT_POOLS = "Show the memory pools with their sizes and their agents."
+memory.add_command(listing("pools", "memory.pools", "pools", "there are no memory pools", POOLS, text=ABOUT_POOLS))
 
 
 @memory.define("stats")
-@click.argument("agent", metavar="[AGENT]", required=False, shell_complete=complete_agents)
+@any_agent
 def stats(session: Session, agent: str | None) -> None:
     """Show the number and size of sessions and keys by agent."""
     found = session.call("memory.stats", {"agent": agent})

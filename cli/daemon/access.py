@@ -15,10 +15,12 @@ from ..context import (
     CommandGroup,
     Session,
     assigned,
+    calling,
     command,
     complete_agents,
     complete_names,
     duration,
+    listing,
     option,
     toml_value,
 )
@@ -48,12 +50,13 @@ def add_tenant(session: Session, name: str, assignments: tuple[str, ...], new: b
         session.note(f"started again: {restarted}")
 
 
-@tenant.define("list")
-def list_tenants(session: Session) -> None:
-    """List the tenants."""
-    table = Table("NAME STATE TIER AGENTS SERVERS WORKERS UID SOURCE", drop="SOURCE SERVERS", state=_state)
-    nothing = 'there are no tenants; "corral tenant add NAME" makes one'
-    session.print_list(session.call("tenant.list", {}), "tenants", nothing, table)
+def _state(record: Record) -> str:
+    return "suspended" if record.get("suspended") else "active"
+
+
+TENANTS = Table("NAME STATE TIER AGENTS SERVERS WORKERS UID SOURCE", drop="SOURCE SERVERS", state=_state)
+NO_TENANTS = 'there are no tenants; "corral tenant add NAME" makes one'
+tenant.add_command(listing("list", "tenant.list", "tenants", NO_TENANTS, TENANTS, text="List the tenants."))
 
 
 @tenant.define("show")
@@ -95,18 +98,18 @@ def set_tenant(session: Session, name: str, assignments: tuple[str, ...]) -> Non
     session.answer(found, f"changed {name}: {keys}" if keys else f"{name} is unchanged")
 
 
-@tenant.define("suspend")
-@of_tenant
-def suspend(session: Session, name: str) -> None:
-    """Stop a tenant, and refuse its tasks until it is resumed."""
-    _print_switched(session, session.call("tenant.suspend", {"name": name}), "stopped")
+def _switch(verb: str, done: str, text: str) -> None:
+    def act(session: Session, name: str) -> None:
+        found = session.call(f"tenant.{verb}", {"name": name})
+        session.answer(found, f"{name}: {_state(inner(found, 'tenant'))}")
+        if workers := " ".join(map(str, items(found, "workers"))):
+            session.note(f"{done}: {workers}")
+
+    tenant.define(verb, help=text)(of_tenant(act))
 
 
-@tenant.define("resume")
-@of_tenant
-def resume(session: Session, name: str) -> None:
-    """Start the agents of a suspended tenant, and take its tasks again."""
-    _print_switched(session, session.call("tenant.resume", {"name": name}), "started")
+_switch("suspend", "stopped", "Stop a tenant, and refuse its tasks until it is resumed.")
+_switch("resume", "started", "Start the agents of a suspended tenant, and take its tasks again.")
 
 
 @tenant.define("rm")
@@ -125,17 +128,6 @@ def remove_tenants(session: Session, names: tuple[str, ...]) -> None:
         counts = ", ".join(f"{value} {key}" for key, value in inner(found, "erased").items())
         if counts:
             session.note(f"erased: {counts}")
-
-
-def _print_switched(session: Session, found: dict[str, object], verb: str) -> None:
-    record = inner(found, "tenant")
-    session.answer(found, f"{word(record, 'name')}: {_state(record)}")
-    if workers := " ".join(map(str, items(found, "workers"))):
-        session.note(f"{verb}: {workers}")
-
-
-def _state(record: Record) -> str:
-    return "suspended" if record.get("suspended") else "active"
 
 
 def _table(name: str, assignments: tuple[str, ...]) -> dict[str, object]:
@@ -197,15 +189,12 @@ def list_tokens(session: Session) -> None:
     session.print_list(session.call("token.list", {}), "tokens", nothing, table)
 
 
-@token.define("rm")
-@click.argument("name", metavar="NAME", shell_complete=complete_tokens)
-def remove_token(session: Session, name: str) -> None:
-    """Remove a token, which ends at once."""
-    session.answer(session.call("token.rm", {"name": name}), f"removed {name}")
+of_token = click.argument("name", metavar="NAME", shell_complete=complete_tokens)
+token.add_command(calling("rm", "token.rm", "removed {name}", of_token, text="Remove a token, which ends at once."))
 
 
 @token.define("rotate")
-@click.argument("name", metavar="NAME", shell_complete=complete_tokens)
+@of_token
 @option(
     "--overlap D", "Time for which the old text stays valid; none by default.", "overlap_s", type=duration, default=None
 )
@@ -287,19 +276,11 @@ def rotate_secret(session: Session, /, name: str, **options: Any) -> None:  # An
     _print_kept(session, session.call("secret.rotate", params, **timeout), "rotated")
 
 
-@secret.define("list")
-def list_secrets(session: Session) -> None:
-    """List the secrets and the agents that name them, without values."""
-    nothing = 'there are no secrets; "corral secret set" keeps one'
-    session.print_list(session.call("secret.list", {}), "secrets", nothing, SECRETS)
-
-
-@secret.define("rm")
-@of_secret
-@option("--force", "Remove it although agents name it.")
-def remove_secret(session: Session, name: str, force: bool) -> None:
-    """Remove a secret."""
-    session.answer(session.call("secret.rm", {"name": name, "force": force}), f"removed {name}")
+NO_SECRETS = 'there are no secrets; "corral secret set" keeps one'
+ABOUT_LIST = "List the secrets and the agents that name them, without values."
+secret.add_command(listing("list", "secret.list", "secrets", NO_SECRETS, SECRETS, text=ABOUT_LIST))
+force = option("--force", "Remove it although agents name it.")
+secret.add_command(calling("rm", "secret.rm", "removed {name}", of_secret, force, text="Remove a secret."))
 
 
 def _print_kept(session: Session, found: dict[str, object], done: str) -> None:

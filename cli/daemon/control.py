@@ -17,11 +17,13 @@ from ..context import (
     WAIT_S,
     CommandGroup,
     Session,
+    calling,
     command,
     complete_names,
     duration,
     json_value,
     limit_s,
+    listing,
     option,
     waiting,
 )
@@ -82,13 +84,13 @@ def log_level(session: Session, level: str | None) -> None:
     session.answer({"level": level}, level)
 
 
-@command("emergency-stop")
-def emergency_stop(session: Session) -> None:
-    """Kill every worker and MCP server at once. Cancels every task, and refuses work until `corral start`."""
-    found = session.call("daemon.emergency_stop", {}, timeout_s=None)
-    killed, cancelled = word(found, "workers"), word(found, "tasks")
-    words = f"killed {killed} workers, cancelled {cancelled} tasks"
-    session.answer(found, f'{words}; "corral start --all" goes on')
+emergency_stop = calling(
+    "emergency-stop",
+    "daemon.emergency_stop",
+    'killed {0[workers]} workers, cancelled {0[tasks]} tasks; "corral start --all" goes on',
+    text="Kill every worker and MCP server at once. Cancels every task, and refuses work until `corral start`.",
+    timeout_s=None,
+)
 
 
 @click.group("daemon", cls=CommandGroup)
@@ -227,12 +229,6 @@ complete_nodes = complete_names("node.list", "nodes")
 node = CommandGroup("node", help="Show, drain and resume a node of the cluster.")
 
 
-@command("nodes")
-def nodes(session: Session) -> None:
-    """List the nodes of the cluster, or the last known ones."""
-    session.print_list(session.call("node.list", {}), "nodes", "no node has a lease", NODES)
-
-
 def _labels(record: Mapping[str, object]) -> str:
     return ",".join(f"{key}={value}" for key, value in sorted(inner(record, "labels").items()))
 
@@ -244,10 +240,13 @@ NODES = Table(
     labels=_labels,
     here=lambda record: "here" if record.get("here") is True else "",
 )
+ABOUT_NODES = "List the nodes of the cluster, or the last known ones."
+nodes = listing("nodes", "node.list", "nodes", "no node has a lease", NODES, text=ABOUT_NODES)
+of_node = click.argument("name", metavar="NAME", shell_complete=complete_nodes)
 
 
 @node.define("show")
-@click.argument("name", metavar="NAME", shell_complete=complete_nodes)
+@of_node
 def show(session: Session, name: str) -> None:
     """Show a node, with the agents and MCP servers that it runs."""
     records = render.inners(session.call("node.list", {}), "nodes")
@@ -278,22 +277,7 @@ def show(session: Session, name: str) -> None:
         session.print_records(agents, Table("NAME KIND STATE"))
 
 
-@node.define("drain")
-@click.argument("name", metavar="NAME", shell_complete=complete_nodes)
-def drain(session: Session, name: str) -> None:
-    """Move the placed agents of a node to other nodes.
-
-    It gets none until `resume`. Its local agents go on.
-    """
-    _print(session, session.call("node.drain", {"name": name}))
-
-
-@node.define("resume")
-@click.argument("name", metavar="NAME", shell_complete=complete_nodes)
-def resume(session: Session, name: str) -> None:
-    """Let a node get placed agents again."""
-    _print(session, session.call("node.resume", {"name": name}))
-
-
-def _print(session: Session, record: Mapping[str, object]) -> None:
-    session.answer(record, f"{word(record, 'name')}: {word(record, 'state')}")
+DRAIN = "Move the placed agents of a node to other nodes.\n\nIt gets none until `resume`. Its local agents go on."
+NODE_STATE = "{0[name]}: {0[state]}"
+node.add_command(calling("drain", "node.drain", NODE_STATE, of_node, text=DRAIN))
+node.add_command(calling("resume", "node.resume", NODE_STATE, of_node, text="Let a node get placed agents again."))

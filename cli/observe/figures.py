@@ -7,7 +7,19 @@ from typing import Any
 import click
 
 from .. import render
-from ..context import Session, between, command, complete_agents, duration, given, moment, option, selecting, selection
+from ..context import (
+    Session,
+    between,
+    command,
+    complete_agents,
+    duration,
+    given,
+    listing,
+    moment,
+    option,
+    selecting,
+    selection,
+)
 from ..render import Record, Table, inner, inners, number, word
 from ..screen.samples import KINDS, milliseconds, overhead_line
 
@@ -311,17 +323,10 @@ MODELS = Table(
 )
 
 
-@command("models")
-def models(session: Session) -> None:
-    """List models, their agents, and today's tokens and cost."""
-    found = session.call("models.list", {})
-    nothing = "there are no models; declare one with [models.NAME] in the configuration"
-    session.print_list(found, "models", nothing, MODELS)
+NO_MODELS = "there are no models; declare one with [models.NAME] in the configuration"
+ABOUT_MODELS = "List models, their agents, and today's tokens and cost."
+models = listing("models", "models.list", "models", NO_MODELS, MODELS, text=ABOUT_MODELS)
 
-
-@command("stores")
-def stores(session: Session) -> None:
-    """List stores and the agents that use them."""
-    found = session.call("store.list", {})
-    nothing = "there are no stores; declare one with [stores.NAME] in the configuration"
-    session.print_list(found, "stores", nothing, Table("NAME KIND STATE URL USED_BY REASON", drop="URL"))
+STORES = Table("NAME KIND STATE URL USED_BY REASON", drop="URL")
+NO_STORES = "there are no stores; declare one with [stores.NAME] in the configuration"
+stores = listing("stores", "store.list", "stores", NO_STORES, STORES, text="List stores and the agents that use them.")

@@ -12,7 +12,7 @@ import click
 from corral.worker.contract.errors import InvalidParams, NotFound, Unreachable
 
 from .. import render
-from ..context import CommandGroup, Session, admit_msgspec, complete_names, option
+from ..context import CommandGroup, Session, admit_msgspec, calling, complete_names, listing, option
 from ..render import Table, word
 
 CHUNK_BYTES = 1024 * 1024
@@ -29,7 +29,8 @@ DOWNLOAD_S = 60.0
 """Seconds that a server may be silent."""
 
 package = CommandGroup("package", help="Build, sign, add, verify and remove packages.")
-of_package = click.argument("name", metavar="NAME[@VERSION]", shell_complete=complete_names("package.list", "packages"))
+complete_packages = complete_names("package.list", "packages")
+of_package = click.argument("name", metavar="NAME[@VERSION]", shell_complete=complete_packages)
 
 
 @package.define("new")
@@ -173,12 +174,13 @@ def _full(answer: IO[bytes]) -> bytes:
     return data
 
 
-@package.define("list")
-@click.argument("name", metavar="[NAME]", required=False)
-def list_(session: Session, name: str | None) -> None:
-    """List the packages of the daemon."""
-    found = session.call("package.list", {"name": name})
-    session.print_list(found, "packages", 'there are no packages; "corral package add" adds one', PACKAGES)
+NO_PACKAGES = 'there are no packages; "corral package add" adds one'
+one_name = click.argument("name", metavar="[NAME]", required=False)
+package.add_command(
+    listing(
+        "list", "package.list", "packages", NO_PACKAGES, PACKAGES, one_name, text="List the packages of the daemon."
+    )
+)
 
 
 @package.define("show")
@@ -217,9 +219,6 @@ def _verified(path: str) -> dict[str, object]:
     return {**facts, "digest": found.digest, "signer": found.signer or None}
 
 
-@package.define("rm")
-@of_package
-def remove(session: Session, name: str) -> None:
-    """Remove a package that no agent uses or can roll back to."""
-    found = session.call("package.rm", {"package": name})
-    session.answer(found, f"removed {word(found, 'name')}@{word(found, 'version')}")
+of_removed = click.argument("package", metavar="NAME[@VERSION]", shell_complete=complete_packages)
+RM = "Remove a package that no agent uses or can roll back to."
+package.add_command(calling("rm", "package.rm", "removed {0[name]}@{0[version]}", of_removed, text=RM))

@@ -79,34 +79,22 @@ def _answer(session: Session, numbers: Iterable[int], answer: str | None) -> Non
         session.print_line(line)
 
 
-@approvals.define("allow")
-@click.argument("numbers", metavar="ID…", nargs=-1, required=True, type=click.IntRange(1))
-def allow(session: Session, numbers: tuple[int, ...]) -> None:
-    """Answer with consent.
+def _verb(name: str, answer: str | None, text: str) -> None:
+    def act(session: Session, numbers: tuple[int, ...]) -> None:
+        _answer(session, numbers, answer)
 
-    It is the option allow, yes, approve or ok, whichever the question has.
-    """
-    _answer(session, numbers, "allow")
+    ids = click.argument("numbers", metavar="ID…", nargs=-1, required=True, type=click.IntRange(1))
+    approvals.define(name, help=text)(ids(act))
 
 
-@approvals.define("deny")
-@click.argument("numbers", metavar="ID…", nargs=-1, required=True, type=click.IntRange(1))
-def deny(session: Session, numbers: tuple[int, ...]) -> None:
-    """Answer with refusal.
+ALLOW = "Answer with consent.\n\nIt is the option allow, yes, approve or ok, whichever the question has."
+DENY = "Answer with refusal.\n\nIt is the option deny, no, reject or refuse, whichever the question has."
+DECLINE = """Decline the form that a question belongs to.
 
-    It is the option deny, no, reject or refuse, whichever the question has.
-    """
-    _answer(session, numbers, "deny")
-
-
-@approvals.define("decline")
-@click.argument("numbers", metavar="ID…", nargs=-1, required=True, type=click.IntRange(1))
-def decline(session: Session, numbers: tuple[int, ...]) -> None:
-    """Decline the form that a question belongs to.
-
-    This tells the MCP server or ACP agent, and withdraws its other questions. The question of a handler is denied.
-    """
-    _answer(session, numbers, None)
+This tells the MCP server or ACP agent, and withdraws its other questions. The question of a handler is denied."""
+_verb("allow", "allow", ALLOW)
+_verb("deny", "deny", DENY)
+_verb("decline", None, DECLINE)
 
 
 @approvals.define("answer")

@@ -9,12 +9,13 @@ import click
 from corral.worker.contract.errors import InvalidParams, NotFound
 
 from .. import render
-from ..context import AddCommand, CommandGroup, Session, command, complete_names, duration, option, pair
+from ..context import AddCommand, CommandGroup, Session, calling, command, complete_names, duration, option, pair
 from ..render import Record, Table, inner, inners, items, number, word
 from .run_options import add_times, times
 
 complete_schedules = complete_names("schedule.list", "schedules")
 
+of_schedule = click.argument("name", metavar="NAME", shell_complete=complete_schedules)
 of_schedules = click.argument("names", metavar="NAME…", nargs=-1, required=True, shell_complete=complete_schedules)
 
 
@@ -74,12 +75,7 @@ def _when(session: Session, record: Mapping[str, object]) -> str:
     return word(record, "cron") + (f" {zone}" if zone else "")
 
 
-@command("schedules")
-def schedules(session: Session) -> None:
-    """List the schedules."""
-    _list(session)
-
-
+schedules = command("schedules", help="List the schedules.")(_list)
 schedule = CommandGroup("schedule", help="Add, show, pause, run and remove schedules.")
 
 
@@ -127,14 +123,11 @@ def add(session: Session, /, **options: Any) -> None:  # Any: the values of the 
     session.note(f"runs next at {word(record, 'next_at', 'no time at all')}")
 
 
-@schedule.define("list")
-def list_schedules(session: Session) -> None:
-    """List the schedules."""
-    _list(session)
+schedule.define("list", help="List the schedules.")(_list)
 
 
 @schedule.define("show")
-@click.argument("name", metavar="NAME", shell_complete=complete_schedules)
+@of_schedule
 def show(session: Session, name: str) -> None:
     """Show a schedule in full, with its next and last runs."""
     record = session.call("schedule.show", {"name": name})
@@ -179,33 +172,20 @@ def _check_known(session: Session, names: tuple[str, ...]) -> None:
             raise NotFound(f'cannot find schedule "{name}"', name=name, known=sorted(known))
 
 
-def _each(session: Session, method: str, names: tuple[str, ...]) -> None:
-    _check_known(session, names)
-    records = [session.call(method, {"name": name}) for name in dict.fromkeys(names)]
-    if session.printed_json({"schedules": records}):
-        return
-    for record in records:
-        following = "paused" if record.get("paused") is True else word(record, "next_at", "never")
-        session.print_line(f"{word(record, 'name')} {following}")
+def _switch(verb: str, text: str) -> None:
+    def act(session: Session, names: tuple[str, ...]) -> None:
+        _check_known(session, names)
+        records = [session.call(f"schedule.{verb}", {"name": name}) for name in dict.fromkeys(names)]
+        if session.printed_json({"schedules": records}):
+            return
+        for record in records:
+            following = "paused" if record.get("paused") is True else word(record, "next_at", "never")
+            session.print_line(f"{word(record, 'name')} {following}")
+
+    schedule.define(verb, help=text)(of_schedules(act))
 
 
-@schedule.define("pause")
-@of_schedules
-def pause(session: Session, names: tuple[str, ...]) -> None:
-    """Pause schedules. Runs that are due meanwhile are skipped."""
-    _each(session, "schedule.pause", names)
-
-
-@schedule.define("resume")
-@of_schedules
-def resume(session: Session, names: tuple[str, ...]) -> None:
-    """Resume paused schedules at their next run time."""
-    _each(session, "schedule.resume", names)
-
-
-@schedule.define("run")
-@click.argument("name", metavar="NAME", shell_complete=complete_schedules)
-def run(session: Session, name: str) -> None:
-    """Submit the task of a schedule now, and print its id."""
-    record = session.call("schedule.run", {"name": name})
-    session.answer(record, word(record, "id"))
+_switch("pause", "Pause schedules. Runs that are due meanwhile are skipped.")
+_switch("resume", "Resume paused schedules at their next run time.")
+RUN = "Submit the task of a schedule now, and print its id."
+schedule.add_command(calling("run", "schedule.run", "{0[id]}", of_schedule, text=RUN))
