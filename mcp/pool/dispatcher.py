@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from corral.worker.contract.errors import CorralError, Overloaded, SpawnFailed, Timeout, ToolFailed
@@ -124,19 +125,6 @@ T = TypeVar("T")
 
 class Slot:
     """Holds the pool's state of one process."""
-
-    __slots__ = (
-        "_loop",
-        "_noted_in",
-        "_rest",
-        "gate",
-        "in_flight",
-        "leased_in",
-        "process",
-        "rested_at",
-        "sharer",
-        "watching",
-    )
 
     def __init__(self, process: Process, gate: Gate) -> None:
         self.process = process
@@ -269,8 +257,7 @@ class Dispatcher:
 
     def _wake_others(self, sharer: str | None) -> None:
         """Makes waiting callers of this sharer choose again: it has a process now, which they may use."""
-        others = [turn for turn in self.waiting if turn.sharer == sharer]
-        for turn in others:
+        for turn in [each for each in self.waiting if each.sharer == sharer]:
             self.waiting.remove(turn)
             if not turn.ready.done():
                 turn.ready.set_result(None)
@@ -309,7 +296,6 @@ class Dispatcher:
     async def wait(self, sharer: str | None, is_shared: bool, deadline: float | None) -> Slot:
         """Takes a process that has to be added, renewed or waited for, and returns it."""
         backend = self.backend
-        name = backend.name
         if deadline is None:
             deadline = asyncio.get_running_loop().time() + backend.settings.request_timeout_s
         while True:
@@ -323,7 +309,7 @@ class Dispatcher:
             elif isinstance(decision, Renew):
                 return await self._renew(slots[decision.number], sharer, deadline)
             if isinstance(decision, Grow | Use):
-                await within(deadline, backend.grow(), lambda: all_in_use(name))
+                await within(deadline, backend.grow(), partial(all_in_use, backend.name))
             else:
                 await self._wait_for_change(sharer, deadline)
 
@@ -332,8 +318,7 @@ class Dispatcher:
         slot.take()
         self._wake_others(sharer)
         try:
-            name = self.backend.name
-            await within(deadline, slot.process.renew(), lambda: all_in_use(name))
+            await within(deadline, slot.process.renew(), partial(all_in_use, self.backend.name))
         except BaseException:
             # Other calls of this sharer may wait there, or were served by the new incarnation: it keeps the process then.
             if slot.in_flight == 1 and slot.leased_in == earlier[1]:
@@ -388,8 +373,7 @@ class Dispatcher:
     def check_rate(self) -> float:
         """Counts a request towards `max_calls_per_minute`; returns the seconds to wait if it exceeds the limit, else 0."""
         now = asyncio.get_running_loop().time()
-        limit = self.backend.settings.max_calls_per_minute
-        self.allowance, wait_s = allow(self.allowance, limit, now)
+        self.allowance, wait_s = allow(self.allowance, self.backend.settings.max_calls_per_minute, now)
         return wait_s
 
     @property
@@ -398,8 +382,7 @@ class Dispatcher:
         limit = self.backend.settings.max_calls_per_minute
         if self.allowance is None or not limit:
             return 0
-        now = asyncio.get_running_loop().time()
-        return round(limit - gained(self.allowance, limit, now))
+        return round(limit - gained(self.allowance, limit, asyncio.get_running_loop().time()))
 
     async def acquire(
         self, process: Process, deadline: float | None, late: Callable[[], CorralError] | None = None
@@ -413,9 +396,8 @@ class Dispatcher:
         if deadline is None and is_backing_off(process):
             deadline = asyncio.get_running_loop().time() + limit_s
         if late is None:
-            late = _late_of(self.backend.name, limit_s)
-        timeout = late
-        return await within(deadline, process.acquire(), lambda: process.trouble() or timeout())
+            late = partial(too_late, self.backend.name, limit_s)
+        return await within(deadline, process.acquire(), lambda: process.trouble() or late())
 
 
 async def within(deadline: float | None, doing: Awaitable[T], late: Callable[[], CorralError]) -> T:
@@ -434,14 +416,9 @@ def is_backing_off(process: Process) -> bool:
     return process.phase is Phase.COMING and isinstance(process.trouble(), SpawnFailed)
 
 
-def _late_of(name: str, limit_s: float) -> Callable[[], CorralError]:
-    return lambda: too_late(name, limit_s)
-
-
 def too_late(name: str, limit_s: float) -> Timeout:
     """Returns the error of a wait that exceeded its limit."""
-    text = f'cannot wait for "{name}" longer than {limit_s:g} s'
-    return Timeout(text, tool=name, timeout_s=limit_s)
+    return Timeout(f'cannot wait for "{name}" longer than {limit_s:g} s', tool=name, timeout_s=limit_s)
 
 
 def all_in_use(server: str) -> Overloaded:

@@ -10,6 +10,7 @@ import asyncio
 import difflib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -33,7 +34,7 @@ from ..upstream import tool_tasks
 from ..upstream.session import Session
 from .backend import Backend, Concurrency, Process
 from .directory import MAX_NEAR, Directory, may_admit, not_allowed, tool_object
-from .dispatcher import Dispatcher, Gate, is_backing_off, may_retry, too_late, within
+from .dispatcher import Dispatcher, is_backing_off, may_retry, too_late, within
 from .placement import Share
 from .subscriptions import Subscribers
 from .validation import Validators
@@ -64,11 +65,6 @@ class Target(NamedTuple):
     params: Mapping[str, object]
     tool: Tool | None
 
-    @property
-    def is_shared(self) -> bool:
-        """Returns True if it may run concurrently with other shared requests."""
-        return may_overlap(self.tool, self.entry.backend.settings.concurrency)
-
 
 class Pool:
     """Holds the shared servers."""
@@ -90,8 +86,7 @@ class Pool:
             raise Conflict(f'cannot add MCP server "{backend.name}": the name is taken')
         self._entries[backend.name] = Dispatcher(backend)
         self._directory.put(backend.name, backend.catalogue, backend.settings.denied_tools, backend.settings.share)
-        known = backend.catalogue.is_known
-        self._notify(self._directory.of(backend.name).differs(Catalogue()) if known else KINDS)
+        self._notify(self._directory.of(backend.name).differs(Catalogue()) if backend.catalogue.is_known else KINDS)
 
     def remove(self, name: str) -> None:
         """Removes a server; running calls continue to their end."""
@@ -154,15 +149,9 @@ class Pool:
         """Returns the counts of a server."""
         entry = self._entry(name)
         slots = entry.slots
-        return Stats(
-            entry.calls,
-            entry.failures,
-            entry.retries,
-            sum(slot.in_flight for slot in slots),
-            sum(slot.gate.waiting for slot in slots) + len(entry.waiting),
-            entry.refused,
-            entry.used,
-        )
+        in_flight = sum(slot.in_flight for slot in slots)
+        waiting = sum(slot.gate.waiting for slot in slots) + len(entry.waiting)
+        return Stats(entry.calls, entry.failures, entry.retries, in_flight, waiting, entry.refused, entry.used)
 
     # -- lists
 
@@ -409,16 +398,12 @@ class Pool:
     ) -> dict[str, object]:
         """Sends a request to a process, and retries it where that is safe and useful."""
         entry = target.entry
-        is_shared = target.is_shared
         settings = entry.backend.settings
+        is_shared = may_overlap(target.tool, settings.concurrency)
         sharer = _sharer(settings.share, caller)
         attempt = 0
-
         limit_s = settings.request_timeout_s if timeout_s is None else timeout_s
-
-        def late() -> Timeout:
-            return too_late(target.name, limit_s)
-
+        late = partial(too_late, target.name, limit_s)
         while True:
             slot = entry.pick(sharer, is_shared) or await entry.wait(sharer, is_shared, deadline)
             try:
@@ -428,7 +413,8 @@ class Pool:
                     session = await entry.acquire(process, deadline, late)
                 is_current = gate.enter(is_shared)
                 if not is_current:
-                    await self._wait_for_turn(gate, target, deadline, timeout_s)
+                    until = asyncio.get_running_loop().time() + limit_s if deadline is None else deadline
+                    await within(until, gate.wait(is_shared), late)
                 try:
                     if not is_current:  # it may be another incarnation by now
                         session = process.session or await entry.acquire(process, deadline, late)
@@ -437,15 +423,10 @@ class Pool:
                     left_s = None
                     if deadline is not None:
                         left_s = max(0.0, deadline - asyncio.get_running_loop().time())
-                    backend = entry.backend
+                    present = entry.backend.settings  # they may have changed during the wait
+                    limits_s = (present.request_timeout_s, present.max_request_timeout_s)
                     return await tool_tasks.request(
-                        session,
-                        method,
-                        target.params,
-                        target.tool,
-                        timeout_s=left_s,
-                        caller=caller,
-                        limits_s=(backend.settings.request_timeout_s, backend.settings.max_request_timeout_s),
+                        session, method, target.params, target.tool, timeout_s=left_s, caller=caller, limits_s=limits_s
                     )
                 finally:
                     gate.leave(is_shared)
@@ -456,12 +437,6 @@ class Pool:
                 entry.retries += 1
             finally:
                 entry.release(slot)
-
-    async def _wait_for_turn(self, gate: Gate, target: Target, deadline: float | None, timeout_s: float | None) -> None:
-        limit_s = target.entry.backend.settings.request_timeout_s if timeout_s is None else timeout_s
-        if deadline is None:
-            deadline = asyncio.get_running_loop().time() + limit_s
-        await within(deadline, gate.wait(target.is_shared), lambda: too_late(target.name, limit_s))
 
     # -- subscriptions
 

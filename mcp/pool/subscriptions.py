@@ -7,12 +7,12 @@ process it is made again, and its callers are notified, because a change may hav
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from corral.worker.contract.errors import CorralError, Overloaded
 
 from ..protocol.messages import SUBSCRIBE, UNSUBSCRIBE
-from ..upstream.session import Session
+from .backend import Process
 
 MAX_SUBSCRIPTIONS = 1_000
 """Number of subscriptions of one server."""
@@ -23,21 +23,7 @@ Key: TypeAlias = tuple[str, str, str | None]
 """The server, the server's own URI, and the sharer of the process."""
 
 
-class Holder(Protocol):
-    """Defines the process that holds a subscription."""
-
-    @property
-    def life(self) -> int:
-        """Returns the number of its incarnation."""
-        ...
-
-    @property
-    def session(self) -> Session | None:
-        """Returns the session if a request can be sent at once, else None."""
-        ...
-
-
-Connect = Callable[[str, str | None], Awaitable[tuple[Holder, Callable[[], None]]]]
+Connect = Callable[[str, str | None], Awaitable[tuple[Process, Callable[[], None]]]]
 """Returns the running process of a server for a sharer, and a function that releases it."""
 
 
@@ -46,9 +32,9 @@ class _Subscription:
         self.key = key
         self.listeners: dict[int, Callable[[], None]] = {}
         self.changing = asyncio.Lock()
-        self.asked: Holder | None = None
+        self.asked: Process | None = None
         """The process that was asked; its notifications count even before it has responded."""
-        self.holder: Holder | None = None
+        self.holder: Process | None = None
         self.release_holder: Callable[[], None] | None = None
         self.life = -1
 
@@ -137,7 +123,7 @@ class Subscribers:
         finally:
             subscription.release()
 
-    def updated(self, server: str, holder: Holder, uri: str) -> None:
+    def updated(self, server: str, holder: Process, uri: str) -> None:
         """Notifies the subscribers of a changed resource, or of one above it.
 
         Where a server is not shared by all, only the sharer of this process is notified.
@@ -147,7 +133,7 @@ class Subscribers:
             if key[0] == server and concerns and (uri == key[1] or uri.startswith(key[1].rstrip("/") + "/")):
                 subscription.notify()
 
-    def renew(self, server: str, present: Sequence[Holder]) -> None:
+    def renew(self, server: str, present: Sequence[Process]) -> None:
         """Subscribes again at processes of a server that are in a new incarnation, or have been replaced by `present` ones."""
         if not self._subscriptions:
             return

@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from itertools import islice
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 from corral.worker.contract.codec import as_array, as_object
 from corral.worker.contract.errors import InvalidParams, ResourceLimitExceeded
@@ -79,15 +79,6 @@ logger = logging.getLogger(__name__)
 
 class _Uncheckable(Exception):
     """Raised for a schema that is not applied; never leaves this module."""
-
-
-class _Kind(Protocol):
-    name: str
-
-
-class _Error(Protocol):
-    kind: _Kind
-    instance_path: list[str | int]
 
 
 class Validators:
@@ -450,7 +441,7 @@ class _Checked:
         except ValueError as error:  # the library's ValidationError is one
             if not hasattr(error, "instance_path"):
                 raise
-            return [_explain(cast("_Error", error), noun)]
+            return [_explain(error, noun)]
         return []
 
 
@@ -463,11 +454,10 @@ def _located(error: Mapping[str, str], noun: str) -> tuple[str, str, str]:
     return key, rule, f'{noun} "{key}" breaks the rule "{rule}"' if key else f'it breaks the rule "{rule}"'
 
 
-def _explain(error: _Error, noun: str) -> tuple[str, str, str]:
+def _explain(error: Any, noun: str) -> tuple[str, str, str]:
     """Returns the path of the invalid part, the violated rule, and a text of both without the value."""
-    kind: Any = error.kind  # each has attributes of its own
-    rule = str(kind.name)
-    path = list(error.instance_path)
+    kind = error.kind  # each has attributes of its own
+    rule, path = str(kind.name), list[str | int](error.instance_path)
     if rule == "required":
         path.append(str(kind.property))
         words = "is missing"

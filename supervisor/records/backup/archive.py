@@ -9,7 +9,7 @@ write to the state folder.
 import hashlib
 import io
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -90,14 +90,6 @@ class Manifest(Struct, frozen=True, kw_only=True):
         return sum(each.size for each in self.files)
 
 
-class Sink(Protocol):
-    """Takes the bytes of an archive."""
-
-    def write(self, data: bytes, /) -> object:
-        """Takes the next bytes."""
-        ...
-
-
 class Changed(Exception):
     """Raised about a file that is not what the manifest says any more; `args[0]` is its path."""
 
@@ -105,15 +97,15 @@ class Changed(Exception):
 # --- writing --------------------------------------------------------------------------------------
 
 
-def write(manifest: Manifest, open_file: Callable[[File], BinaryIO], sink: Sink) -> None:
-    """Writes an archive."""
+def write(manifest: Manifest, open_file: Callable[[File], BinaryIO], take: Callable[[bytes], object]) -> None:
+    """Writes an archive: hands its bytes to `take`, one piece after the other."""
     import tarfile  # noqa: PLC0415 - start-up time: only a backup needs it
 
     import zstandard  # noqa: PLC0415 - likewise
 
     compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
     with (
-        compressor.stream_writer(_Open(sink), closefd=False) as packed,  # type: ignore[arg-type]  # it writes alone
+        compressor.stream_writer(_Open(take), closefd=False) as packed,  # type: ignore[arg-type]  # it writes alone
         tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT) as tar,
     ):
         text = msgspec.json.encode(manifest)
@@ -127,7 +119,7 @@ def write(manifest: Manifest, open_file: Callable[[File], BinaryIO], sink: Sink)
                     if hashed.is_short:
                         raise Changed(each.path) from error
                     raise
-            if hashed.digest != each.sha256:
+            if hashed.sha256.hexdigest() != each.sha256:
                 raise Changed(each.path)
 
 
@@ -138,42 +130,34 @@ def _add(tar: "TarFile", name: str, size: int, file: object, mode: int, at: int)
 
 
 class _Open:
-    """Passes bytes on, and stays open."""
+    """Passes bytes on, and stays open; what takes them is flushed by its owner."""
 
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
+    def __init__(self, take: Callable[[bytes], object]) -> None:
+        self._take = take
 
     def write(self, data: bytes) -> int:
-        self._sink.write(data)
+        self._take(data)
         return len(data)
 
     def flush(self) -> None:
-        """Does nothing: the sink is flushed by its owner."""
+        return
 
 
 class _Hashed:
     """Reads the first bytes of a file, and hashes them."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
+        self.is_short = False
+        self.sha256 = hashlib.sha256()
         self._file = file
         self._left = size
-        self._is_short = False
-        self._sha256 = hashlib.sha256()
-
-    @property
-    def is_short(self) -> bool:
-        return self._is_short
-
-    @property
-    def digest(self) -> str:
-        return self._sha256.hexdigest()
 
     def read(self, size: int) -> bytes:
         wanted = min(size, self._left)
         data = self._file.read(wanted)
-        self._is_short = self._is_short or len(data) < wanted
+        self.is_short = self.is_short or len(data) < wanted
         self._left -= len(data)
-        self._sha256.update(data)
+        self.sha256.update(data)
         return data
 
 
@@ -243,10 +227,8 @@ class Reader:
             seen.add(file.path)
         for file in manifest.files:
             folders = file.path.split("/")
-            inside = next(
-                ("/".join(folders[:n]) for n in range(1, len(folders)) if "/".join(folders[:n]) in seen), None
-            )
-            if inside is not None:
+            above = ("/".join(folders[:n]) for n in range(1, len(folders)))
+            if (inside := next((each for each in above if each in seen), None)) is not None:
                 raise self._refused("name", f'"{inside}" is a file and a folder', member=file.path)
         if manifest.config is not None and manifest.config not in seen:
             raise self._refused("manifest", f'"{manifest.config}" is not in it')

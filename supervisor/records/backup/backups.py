@@ -149,7 +149,7 @@ def _make(
                 content_bytes=manifest.size,
                 created_at=manifest.created_at,
                 left={
-                    each.path: each.reason for each in manifest.left if each.path.removeprefix("state/") not in OMITTED
+                    left.path: left.reason for left in manifest.left if left.path.removeprefix("state/") not in OMITTED
                 },
                 duration_s=round(time.monotonic() - began, 3),
             )
@@ -169,12 +169,11 @@ def _write(snapshot: Snapshot, path: Path) -> tuple[str, int]:
     with open(path, "wb") as file:
         os.fchmod(file.fileno(), 0o600)
 
-        class Both:
-            def write(self, data: bytes, /) -> None:
-                digest.update(data)
-                file.write(data)
+        def take_piece(data: bytes) -> None:
+            digest.update(data)
+            file.write(data)
 
-        write(snapshot.manifest, snapshot.open, Both())
+        write(snapshot.manifest, snapshot.open, take_piece)
         size = file.tell()
     return digest.hexdigest(), size
 

@@ -92,18 +92,9 @@ def task_spans(task: Task) -> list[Span]:
         attributes["corral.task.parent"] = task.parent
     if task.step:
         attributes["corral.task.step"] = task.step
-    is_remote = above is not None and task.parent is None
-    own = Span(
-        f"{operation} {task.agent}",
-        context,
-        "" if above is None else above.span,
-        "server" if is_remote else "internal",
-        start_ns,
-        end_ns,
-        attributes,
-        error,
-        message,
-    )
+    kind: Kind = "server" if above is not None and task.parent is None else "internal"
+    parent = "" if above is None else above.span
+    own = Span(f"{operation} {task.agent}", context, parent, kind, start_ns, end_ns, attributes, error, message)
     if task.started_at is None:
         return [own, _wait(task, context, end_ns)]
     if task.kind not in ("task", "job"):
@@ -127,55 +118,60 @@ def failed_attempt(task: Task, now_ns: int, error: str, message: str) -> Span | 
     return _attempt(task, context, now_ns, (error, message[:MESSAGE_CHARS]))
 
 
-def tool_span(
-    context: TraceContext,
-    parent: str,
-    times_ns: tuple[int, int],
-    *,
-    tool: str,
-    server: str,
-    task: str | None,
-    outcome: str,
-) -> Span:
-    """Returns the span of a tool call that has ended."""
-    attributes = {
-        "gen_ai.operation.name": "execute_tool",
-        "gen_ai.tool.name": tool,
-        "mcp.method.name": "tools/call",
-        "corral.mcp.server": server,
-        "corral.tool.outcome": outcome,
-    }
-    if task is not None:
-        attributes["corral.task.id"] = task
-    error = "" if outcome == "ok" else "tool_error" if outcome == "error" else outcome
-    return Span(f"execute_tool {tool}", context, parent, "client", *times_ns, attributes, error)
+class ToolCall(NamedTuple):
+    """Describes a tool call that has ended; `start_s` in Unix seconds. `outcome` is ok, error, cancelled, or an error's name."""
+
+    tool: str
+    server: str
+    task: str | None
+    start_s: float
+    duration_s: float
+    outcome: str
+
+    def span(self, context: TraceContext, parent: str) -> Span:
+        """Returns its span."""
+        attributes = {
+            "gen_ai.operation.name": "execute_tool",
+            "gen_ai.tool.name": self.tool,
+            "mcp.method.name": "tools/call",
+            "corral.mcp.server": self.server,
+            "corral.tool.outcome": self.outcome,
+        }
+        if self.task is not None:
+            attributes["corral.task.id"] = self.task
+        error = {"ok": "", "error": "tool_error"}.get(self.outcome, self.outcome)
+        start_ns = int(self.start_s * 1e9)
+        end_ns = start_ns + int(self.duration_s * 1e9)
+        return Span(f"execute_tool {self.tool}", context, parent, "client", start_ns, end_ns, attributes, error)
 
 
-def model_span(
-    context: TraceContext,
-    parent: str,
-    times_ns: tuple[int, int],
-    *,
-    model: str,
-    provider: str,
-    task: str | None,
-    agent: str,
-    tokens: tuple[int, int],
-    outcome: str,
-) -> Span:
-    """Returns the span of a call of a model that has ended; `tokens` are those of its input and of its output."""
-    attributes: dict[str, str | int | float | bool] = {
-        "gen_ai.operation.name": "chat",
-        "gen_ai.provider.name": provider,
-        "gen_ai.request.model": model,
-        "gen_ai.agent.name": agent,
-        "gen_ai.usage.input_tokens": tokens[0],
-        "gen_ai.usage.output_tokens": tokens[1],
-        "corral.model.outcome": outcome,
-    }
-    if task is not None:
-        attributes["corral.task.id"] = task
-    return Span(f"chat {model}", context, parent, "client", *times_ns, attributes, "" if outcome == "ok" else outcome)
+class ModelCall(NamedTuple):
+    """Describes a call of a model that has ended; `outcome` is ok, failed, cut, cancelled or lost, tokens are of input and output."""
+
+    model: str
+    provider: str
+    agent: str
+    task: str | None
+    duration_s: float
+    tokens: tuple[int, int]
+    outcome: str
+
+    def span(self, context: TraceContext, parent: str, end_ns: int) -> Span:
+        """Returns its span."""
+        attributes: dict[str, str | int | float | bool] = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": self.provider,
+            "gen_ai.request.model": self.model,
+            "gen_ai.agent.name": self.agent,
+            "gen_ai.usage.input_tokens": self.tokens[0],
+            "gen_ai.usage.output_tokens": self.tokens[1],
+            "corral.model.outcome": self.outcome,
+        }
+        if self.task is not None:
+            attributes["corral.task.id"] = self.task
+        error = "" if self.outcome == "ok" else self.outcome
+        start_ns = end_ns - int(self.duration_s * 1e9)
+        return Span(f"chat {self.model}", context, parent, "client", start_ns, end_ns, attributes, error)
 
 
 def unix_ns(stamp: str) -> int:
@@ -208,29 +204,6 @@ def _attempt(task: Task, context: TraceContext, end_ns: int, error: tuple[str, s
 def _digest(*words: str) -> str:
     """Returns 32 hexadecimal digits that these words alone have."""
     return blake2b("\0".join(words).encode(), digest_size=16).hexdigest()
-
-
-class ToolCall(NamedTuple):
-    """Describes a tool call that has ended; `start_s` in Unix seconds. `outcome` is ok, error, cancelled, or an error's name."""
-
-    tool: str
-    server: str
-    task: str | None
-    start_s: float
-    duration_s: float
-    outcome: str
-
-
-class ModelCall(NamedTuple):
-    """Describes a call of a model that has ended; `outcome` is ok, failed, cut, cancelled or lost, tokens are of input and output."""
-
-    model: str
-    provider: str
-    agent: str
-    task: str | None
-    duration_s: float
-    tokens: tuple[int, int]
-    outcome: str
 
 
 class Tracing:
@@ -299,9 +272,7 @@ class Tracer(Tracing):
 
     def started(self, task: Task) -> None:
         """Records the wait for the first attempt."""
-        if is_silent(task.traceparent):
-            return
-        if (span := wait_span(task)) is not None:
+        if not is_silent(task.traceparent) and (span := wait_span(task)) is not None:
             self._emit(span)
 
     def retried(self, task: Task, error: CorralError) -> None:
@@ -314,45 +285,18 @@ class Tracer(Tracing):
 
     def ended(self, task: Task) -> None:
         """Records a task with its last attempt."""
-        if is_silent(task.traceparent):
-            return
-        for span in task_spans(task):
-            self._emit(span)
+        if not is_silent(task.traceparent):
+            for span in task_spans(task):
+                self._emit(span)
 
     def called(self, above: str | None, own: str | None, call: ToolCall) -> None:
         """Records a tool call."""
         context, parent = parse(own), parse(above)
-        if context is None or not context.is_sampled:
-            return
-        start_ns = int(call.start_s * 1e9)
-        self._emit(
-            tool_span(
-                context,
-                "" if parent is None else parent.span,
-                (start_ns, start_ns + int(call.duration_s * 1e9)),
-                tool=call.tool,
-                server=call.server,
-                task=call.task,
-                outcome=call.outcome,
-            )
-        )
+        if context is not None and context.is_sampled:
+            self._emit(call.span(context, "" if parent is None else parent.span))
 
     def modelled(self, above: str | None, call: ModelCall) -> None:
         """Records a call of a model."""
-        context = parse(self.of_call(above))
-        if context is None or not context.is_sampled:
-            return
-        parent, end_ns = parse(above), time.time_ns()
-        self._emit(
-            model_span(
-                context,
-                "" if parent is None else parent.span,
-                (end_ns - int(call.duration_s * 1e9), end_ns),
-                model=call.model,
-                provider=call.provider,
-                task=call.task,
-                agent=call.agent,
-                tokens=call.tokens,
-                outcome=call.outcome,
-            )
-        )
+        context, parent = parse(self.of_call(above)), parse(above)
+        if context is not None and context.is_sampled:
+            self._emit(call.span(context, "" if parent is None else parent.span, time.time_ns()))

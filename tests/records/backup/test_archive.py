@@ -40,7 +40,7 @@ def reading(contents: dict[str, bytes]) -> Callable[[File], io.BytesIO]:
 def archive_of(contents: dict[str, bytes], manifest: Manifest | None = None) -> bytes:
     sink = io.BytesIO()
     made = manifest_of(contents) if manifest is None else manifest
-    write(made, reading(contents), sink)
+    write(made, reading(contents), sink.write)
     return sink.getvalue()
 
 
@@ -89,7 +89,7 @@ def test_a_file_that_changes_while_it_is_written_is_named() -> None:
     for other in (b"b store" * 1000, b"short"):
         changed = {**CONTENTS, "state/corral.db": other}
         with pytest.raises(Changed, match=r"corral\.db"):
-            write(manifest, reading(changed), io.BytesIO())
+            write(manifest, reading(changed), io.BytesIO().write)
     longer = {**CONTENTS, "state/corral.db": CONTENTS["state/corral.db"] + b"appended"}
     assert read(archive_of(longer, manifest)) == CONTENTS
 
