@@ -50,8 +50,7 @@ def _text(key: str, value: object, time: Callable[[str], str]) -> str:
 def toml_text(value: object) -> str:
     """Returns a value of a specification as TOML on one line; null, which TOML has not, as `-`."""
     if isinstance(value, dict):
-        table = as_record(value)
-        inside = ", ".join(f"{key} = {toml_text(each)}" for key, each in table.items())
+        inside = ", ".join(f"{key} = {toml_text(each)}" for key, each in as_record(value).items())
         return f"{{ {inside} }}" if inside else "{}"
     if isinstance(value, list):
         items: list[object] = value  # pyright: ignore[reportUnknownVariableType]  # an array of JSON

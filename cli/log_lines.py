@@ -87,7 +87,6 @@ class LogWriter:
 
 
 def _facts(record: Mapping[str, object]) -> str:
-    """Formats the fields of a message as ` key=value`."""
     fields = record.get("fields")
     if not isinstance(fields, dict):
         return ""

@@ -89,8 +89,7 @@ def _ask(path: str, names: list[str]) -> bytes | None:
     give_up_at = time.monotonic() + ANSWER_S
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         # One that does not block gets EAGAIN at once from a full queue; one that blocks waits in it.
-        wait = struct.pack("ll", CONNECT_S, 0)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", CONNECT_S, 0))
         connection.connect(path)
         connection.settimeout(ANSWER_S)
         connection.sendall(json.dumps(request).encode("ascii", "strict") + b"\n")

@@ -115,8 +115,7 @@ def _request_of_options(session: Session, options: Mapping[str, Any]) -> dict[st
         spec |= {"protocol": "a2a", "url": options["a2a_url"]}
     direct = ("template", "entrypoint", "protocol", "instances", "python", "title", "description", "url")
     spec |= {key: options[key] for key in (*direct, "webhook_secret") if options[key] is not None}
-    lists = ("command", "capabilities")
-    spec |= {key: list(options[key]) for key in lists if options[key]}
+    spec |= {key: list(options[key]) for key in ("command", "capabilities") if options[key]}
     for key, flag in (("labels", "--label"), ("environment", "--env"), ("headers", "--header")):
         if options[key]:
             spec[key] = dict(pair(name, flag, each) for each in options[key])
@@ -268,7 +267,6 @@ def templates(session: Session, names: tuple[str, ...]) -> None:
 
 
 def _param(param: Mapping[str, object]) -> str:
-    """Returns NAME, or NAME=DEFAULT."""
     schema = inner(param, "schema")
     if param.get("required"):
         return word(param, "name")

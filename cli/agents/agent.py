@@ -68,7 +68,6 @@ def show(session: Session, names: tuple[str, ...], selector: tuple[str, ...]) ->
 
 
 def _print_shown(session: Session, found: Mapping[str, object]) -> None:
-    """Prints the result of `agent.show`."""
     if "agent" not in found:
         print_group(session, found)
         return
@@ -195,8 +194,7 @@ def _named(found: Mapping[str, object], given: Sequence[object]) -> Iterator[tup
     for entry in inners(found, "agents"):
         workers = [each for each in inners(entry, "workers") if word(each, "id") in names]
         if word(entry, "name") in names or not workers:
-            state = JOB_WORDS.get(word(entry, "job"), word(entry, "state", "-"))
-            yield word(entry, "name"), state
+            yield word(entry, "name"), JOB_WORDS.get(word(entry, "job"), word(entry, "state", "-"))
         else:
             yield from ((word(each, "id"), word(each, "state", "-")) for each in workers)
 
@@ -298,7 +296,6 @@ def signal(session: Session, names: tuple[str, ...], signal_name: str, selector:
 
 
 def _known_signal(text: str) -> str | None:
-    """Returns the name of a signal; None where there is no such signal."""
     from signal import Signals  # noqa: PLC0415 - start-up time: this command alone needs it
 
     try:

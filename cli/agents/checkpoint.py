@@ -110,7 +110,6 @@ def rm(session: Session, which: tuple[str, ...], force: bool) -> None:
 
 
 def _id(text: str | None) -> int:
-    """Parses the number of a checkpoint."""
     if text is None:
         raise InvalidParams("cannot restore: give a checkpoint's ID, or --input", key="ID")
     if not text.isdecimal() or not 0 < int(text[:20]) < 2**63:

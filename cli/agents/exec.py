@@ -113,8 +113,6 @@ def _variable(text: str) -> tuple[str, str]:
 
 @dataclass(eq=False)
 class _Connected:
-    """Copies between this process and a command, until it ends."""
-
     connection: Client
     unit: str
     is_terminal: bool
@@ -224,7 +222,6 @@ def attach(session: Session, name: str) -> int:
 
 
 def _workers(connection: Client) -> list[dict[str, object]]:
-    """Returns the status of all workers, each with the name of its agent."""
     status = as_record(connection.call("daemon.status", {}, timeout_s=ANSWER_S))
     return [
         {**each, "agent": word(entry, "name")}
@@ -235,7 +232,6 @@ def _workers(connection: Client) -> list[dict[str, object]]:
 
 
 def _worker(connection: Client, name: str) -> str:
-    """Returns the worker of a name."""
     workers = _workers(connection)
     found = [word(each, "id") for each in workers if word(each, "id") == name]
     found += [word(each, "id") for each in workers if word(each, "agent") == name]
@@ -278,7 +274,6 @@ def _print_until_end(connection: Client, *, is_terminal: bool) -> bool:
 
 
 def _last_status(connection: Client, worker: str) -> int:
-    """Returns the exit code for the last end of a worker."""
     import signal  # noqa: PLC0415 - start-up time: at its end alone
 
     found = [each for each in _workers(connection) if word(each, "id") == worker]

@@ -352,7 +352,6 @@ def _health(entry: Entry, table: Mapping[str, object], say: Callable[[str], str]
 
 
 def _require(draft: Draft, name: str, table: Mapping[str, object]) -> None:
-    """Translates `depends_on`, once all programs are known."""
     entry = draft.named(name)
     assert entry is not None, "it was added before"
     written = table.get("depends_on")

@@ -108,8 +108,7 @@ def _set_command(entry: Entry, command: str, shell: str) -> None:
 
 def _name_of(command: str) -> str:
     """Returns a name from the program of a line: its first word that is no variable, option or change of folder."""
-    last = re.split(r"&&|;", command)[-1] if command.startswith("cd ") else command
-    for word in re.split(r"[\s|&;<>()]+", last):
+    for word in re.split(r"[\s|&;<>()]+", re.split(r"&&|;", command)[-1] if command.startswith("cd ") else command):
         name = os.path.basename(word.strip("\"'"))
         if (
             word

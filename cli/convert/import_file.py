@@ -71,8 +71,7 @@ def import_(context: click.Context, paths: tuple[str, ...], form: str | None, ta
 def _text(path: str, form: str | None) -> str:
     if path == "-":
         if form is None:
-            words = "cannot import stdin: name its format by --format"
-            raise InvalidParams(words, key="--format", value=None)
+            raise InvalidParams("cannot import stdin: name its format by --format", key="--format", value=None)
         return sys.stdin.read(MAX_FILE_BYTES)
     return read_text(path, MAX_FILE_BYTES)
 
@@ -176,7 +175,6 @@ def _mend(entry: Entry, key: str, reason: str) -> None:
 
 
 def _release(draft: Draft) -> None:
-    """Removes what became a comment from what others require."""
     commented = {each.name for each in draft.entries if not each.is_complete}
     for entry in draft.entries:
         names = [str(each) for each in as_array(entry.table.get("requires")) or []]

@@ -42,8 +42,7 @@ NODE_ENDINGS = frozenset((".js", ".cjs", ".mjs", ".ts", ""))
 
 def _copies(entry: Entry, value: object) -> None:
     wanted = 0 if value == "max" else number(value)
-    processors = os.cpu_count() or 1
-    copies = wanted if wanted > 0 else max(1, processors + wanted)
+    copies = wanted if wanted > 0 else max(1, (os.cpu_count() or 1) + wanted)
     entry.set("instances", copies if copies > 1 else None)
     if wanted <= 0:
         raise Unfit(f"{text(value)}: counted on this machine, {copies}")

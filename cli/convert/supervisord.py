@@ -174,7 +174,6 @@ def _expanded(entry: Entry, value: str, values: Mapping[str, str]) -> str:
 
 
 def _variables(entry: Entry, written: str, values: Mapping[str, str]) -> dict[str, str]:
-    """Returns the variables of `A="1",B='2',C=3`."""
     lexer = shlex.shlex(_expanded(entry, written, values), posix=True)
     lexer.whitespace = ", \t\r\n"
     lexer.whitespace_split = True

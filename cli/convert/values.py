@@ -102,7 +102,6 @@ def local_zone() -> str | None:
     """Returns the name of the time zone of this machine; None: it is UTC, or not known."""
     zone = os.environ.get("TZ", "").removeprefix(":")
     if not zone:
-        path = os.path.realpath("/etc/localtime")
-        zone = path.partition("/zoneinfo/")[2]
+        zone = os.path.realpath("/etc/localtime").partition("/zoneinfo/")[2]
     is_utc = zone in ("", "UTC", "Etc/UTC", "Universal", "Etc/Universal", "Zulu")
     return None if is_utc or not re.fullmatch(r"[A-Za-z0-9_+/-]+", zone) else zone

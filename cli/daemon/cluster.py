@@ -91,7 +91,6 @@ def dev(
 
 
 def _serve(session: Session, running: "LocalServers", daemons: "LocalNodes") -> None:
-    """Prints where the servers and daemons are, and runs them until a signal."""
     pids = {number: process.pid for number, process in running.processes.items()}
     if session.json:
         session.print_json(
@@ -125,8 +124,7 @@ def _servers(running: "LocalServers") -> Iterator[_Program]:
 
 def _nodes(daemons: "LocalNodes") -> Iterator[_Program]:
     for name, folder in daemons.folders.items():
-        log = folder / "corrald.log"
-        yield _Program(name, log, partial(_status, daemons, name), partial(daemons.start, name))
+        yield _Program(name, folder / "corrald.log", partial(_status, daemons, name), partial(daemons.start, name))
 
 
 def _status(programs: "LocalServers | LocalNodes", key: Any) -> int | None:  # Any: a number or a name
@@ -135,7 +133,6 @@ def _status(programs: "LocalServers | LocalNodes", key: Any) -> int | None:  # A
 
 
 def _run(session: Session, programs: Sequence[_Program]) -> None:
-    """Starts again what ends, until a signal."""
     due: dict[str, float] = {}
     ends = {each.name: deque[float](maxlen=ENDS_MAX) for each in programs}
     while True:
@@ -182,12 +179,10 @@ def check(session: Session, url: str) -> None:
 
 
 def _settings(url: str) -> "ClusterSettings":
-    """Decodes the address as `[cluster]` would have it."""
     from corral.supervisor.config.declared.cluster import decode_cluster  # noqa: PLC0415  # only for this command
     from corral.supervisor.config.decoding.decoder import Document  # noqa: PLC0415
 
-    scheme = url.partition(":")[0]
-    table: dict[str, object] = {"url": url, "engine": "redis" if "redis" in scheme else "nats"}
+    table: dict[str, object] = {"url": url, "engine": "redis" if "redis" in url.partition(":")[0] else "nats"}
     if token := os.environ.get("CORRAL_ENGINE_TOKEN"):
         table["token"] = token
     return decode_cluster(Document("the command line", ""), table)

@@ -136,7 +136,6 @@ def daemon_upgrade(session: Session, python: str | None, check: bool, timeout_s:
 
 
 def _has_ended(pid: int, timeout_s: float | None) -> bool:
-    """Waits for the end of a process; returns whether it has ended."""
     with suppress(ProcessLookupError):  # it has ended already
         fd = os.pidfd_open(pid)
         try:
@@ -180,7 +179,6 @@ def call(session: Session, method: str, given: tuple[str, ...], params: str | No
 
 
 def _read_params(given: tuple[str, ...], text: str | None) -> dict[str, object]:
-    """Returns the params."""
     params: dict[str, object] = {}
     if text is not None:
         found = json_value(text, "--params")

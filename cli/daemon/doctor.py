@@ -57,7 +57,6 @@ def doctor(session: Session) -> int:
 
 
 def _without_daemon(session: Session, error: Unreachable) -> dict[str, object]:
-    """Makes the report for a daemon that does not run."""
     from corral.supervisor.workers.process import host_check, host_facts  # noqa: PLC0415 - only where there is no daemon to ask
 
     environ = os.environ

@@ -90,12 +90,10 @@ def default_path(environ: Mapping[str, str], uid: int) -> str:
         return named
     if uid == 0:
         return "/etc/corral/corral.toml"
-    config = environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    return os.path.join(config, "corral", "corral.toml")
+    return os.path.join(environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "corral", "corral.toml")
 
 
 def _of_daemon(session: Session) -> str | None:
-    """Returns the file of the running daemon; None where none runs, or it has none."""
     session.set_option("connect_timeout", 0.0)
     try:
         found = session.call("daemon.status", {"names": []})

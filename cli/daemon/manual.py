@@ -225,7 +225,6 @@ def _commands(root: click.Context) -> Iterator[str]:
 
 
 def _every(group: click.Group, context: click.Context, path: str) -> Iterator[tuple[str, click.Command, click.Context]]:
-    """Yields all commands below a group, with their whole names."""
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         assert command is not None, "the group lists it"

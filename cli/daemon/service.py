@@ -113,7 +113,6 @@ def _is_user(scope: str | None) -> bool:
 
 
 def _check(verb: str, *, is_user: bool) -> None:
-    """Refuses where the commands below cannot work."""
     if not is_user and os.getuid() != 0:
         words = f"cannot {verb} the service of the machine: only root may; --user is for your own"
         raise PermissionDenied(words, scope="system")
@@ -138,8 +137,7 @@ def planned(context: click.Context, *, is_user: bool, now: bool) -> Plan:
     enable = ["enable", *(["--now"] if now else [])]
     if is_user:
         return _planned_user(context, folder, enable)
-    prefix = os.path.dirname(folder)
-    unit = _source("corrald.service").replace("@PREFIX@", prefix)
+    unit = _source("corrald.service").replace("@PREFIX@", os.path.dirname(folder))
     texts = {
         f"{LOCAL}/lib/systemd/system/corrald.service": (unit, 0o644),
         f"{LOCAL}/lib/systemd/system/corrald.socket": (_source("corrald.socket"), 0o644),

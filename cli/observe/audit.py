@@ -24,8 +24,6 @@ GLOBAL_OPTIONS = frozenset({"--json", "--no-color"})
 
 
 class _Audit(CommandGroup):
-    """Runs `list` with its options if no command is given."""
-
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Puts `list` where the command would stand, if none is there."""
         place = 0
@@ -101,7 +99,6 @@ def _print_last(session: Session, params: Record, count: int, after: int) -> Non
 
 
 def _print_all(session: Session, params: Record, after: int) -> None:
-    """Prints each page of the records after a number as it comes."""
     following: object = after
     with session.connect() as connection:
         while following is not None:

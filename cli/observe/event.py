@@ -36,8 +36,6 @@ Records = list[dict[str, object]]
 
 
 class _Events(CommandGroup):
-    """Shows events if no command follows."""
-
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:

@@ -52,8 +52,7 @@ def deploy(
     the smoke task; otherwise it is taken back. With --promote or --abort the argument is the NAME of the agent.
     """
     if promote or abort:
-        given = (agent, canary, promote_after_s, timeout_s, why, settings)
-        if (promote and abort) or any(given):
+        if (promote and abort) or any((agent, canary, promote_after_s, timeout_s, why, settings)):
             reason = "--promote and --abort stand alone, with the name of the agent"
             raise InvalidParams(f'cannot deploy "{target}": {reason}', key="promote", reason=reason)
         method = "deployment.promote" if promote else "deployment.abort"
@@ -94,7 +93,6 @@ def nested(settings: Iterable[str]) -> dict[str, object]:
 
 
 def _with(table: Record, keys: Sequence[str], value: object) -> dict[str, object]:
-    """Returns a table with a value below keys."""
     below = value if len(keys) == 1 else _with(inner(table, keys[0]), keys[1:], value)
     return {**table, keys[0]: below}
 

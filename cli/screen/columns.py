@@ -265,5 +265,4 @@ def _least(column: Column, wanted: int) -> int:
 
 
 def _taken(kept: Sequence[tuple[Column, int]], width: int) -> int:
-    """Returns the columns that a line takes at least."""
     return sum([_least(column, wanted) for column, wanted in kept]) + gap(width) * (len(kept) - 1)

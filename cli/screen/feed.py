@@ -69,7 +69,6 @@ class Feed:
             pause_s = min(2 * pause_s, RETRY_LAST_S)
 
     async def _serve(self) -> None:
-        """Serves until the connection ends."""
         async with await Connection.open(self._daemon, on_notification=self._notified) as connection:
             me = render.as_record(await connection.call("auth.whoami", {}, timeout_s=ANSWER_S))
             self._snapshot.rights = word(me, "rights")
@@ -165,8 +164,7 @@ class Feed:
                         lines = {"names": [agent], **place, **on_node}
                         await connection.call("log.follow", lines, timeout_s=ANSWER_S)
                     else:
-                        of_all = {"types": ["task.*"]}
-                        await connection.call("event.follow", of_all, timeout_s=ANSWER_S)
+                        await connection.call("event.follow", {"types": ["task.*"]}, timeout_s=ANSWER_S)
                     await self._list_tasks(connection, params)
                     await connection.wait_closed()
             except CorralError:

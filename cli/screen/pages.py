@@ -136,7 +136,6 @@ def _foot(page: Drawn, width: int, message: str) -> Line:
 
 
 def _keys_of(page: Drawn, width: int) -> list[str]:
-    """Returns the keys that are named at the foot, as many as fit."""
     view = page.view
     pause = "Space go on" if view.is_paused else "Space pause"
     words = ["q quit", "? keys"]
@@ -208,8 +207,7 @@ def _list(
     shown = Shown([word(row, key) for row in rows], max(room - 1, 1))
     view = settled(view, shown)
     place = view.place(view.page)
-    seen = rows[place.first : place.first + shown.room]
-    page = _table(columns, seen, width, now, sort, place.index - place.first)
+    page = _table(columns, rows[place.first : place.first + shown.room], width, now, sort, place.index - place.first)
     names = [name for _, _, name in page.spans if any(c.order for c in columns if c.name == name)]
     page.view, page.shown = view, replace(shown, columns=names, descending=DESCENDING)
     if not rows:
@@ -269,8 +267,7 @@ def _agent(view: View, snapshot: Snapshot, width: int, room: int, now: float) ->
     shown = Shown([word(each, "id") for each in workers], max(workers_room, 1))
     view = settled(view, shown)
     first = view.place("agent").first
-    table = _table(WORKERS, workers[first : first + workers_room], width, now, None, -1)
-    lines = [*head, *table.lines]
+    lines = [*head, *_table(WORKERS, workers[first : first + workers_room], width, now, None, -1).lines]
     if len(workers) > workers_room:
         until = first + workers_room
         lines[len(head)][-1:] = [(f" {first + 1}-{until} of {len(workers)}", "grey")]
@@ -377,7 +374,6 @@ def _padded(text: str, width: int) -> str:
 
 
 def _cut_line(line: Line, width: int) -> Line:
-    """Returns the line without what does not fit into `width` columns."""
     kept: Line = []
     left = width
     for text, style in line:

@@ -79,7 +79,6 @@ def processes(statistics: Record) -> dict[str, object]:
 
 
 def _reason(worker: Record) -> str:
-    """Returns what the task of a worker waits for, or why it is not up."""
     return word(worker, "task_reason") or ("" if worker.get("pid") is not None else word(worker, "reason"))
 
 

@@ -39,8 +39,7 @@ def show(session: Session, params: Record, interval_s: float, order: str) -> boo
     is_descending = DEFAULT_SORTS["agents"].is_descending and order != "name"
     view = View(sorts={"agents": Sort(SORTS[order], is_descending)})
     with Terminal(has_colours=session.colours) as terminal:
-        daemon = Endpoint(session.socket, session.token, session.tenant)
-        screen = Screen(terminal, daemon, params, interval_s, view)
+        screen = Screen(terminal, Endpoint(session.socket, session.token, session.tenant), params, interval_s, view)
         ended_by = asyncio.run(screen.run())
     if ended_by is not None:
         signal.signal(ended_by, signal.SIG_DFL)

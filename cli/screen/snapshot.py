@@ -150,8 +150,7 @@ class Snapshot:
         for name in self._stale & self._entries.keys():
             entry = self._entries[name]
             if entry.pop("is_changed", False):
-                workers = render.inners(entry, "workers")
-                entry["state"] = combined_state(workers, word(entry, "state"))
+                entry["state"] = combined_state(render.inners(entry, "workers"), word(entry, "state"))
 
     # -- tasks
 

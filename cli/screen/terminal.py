@@ -166,8 +166,7 @@ class Terminal:
         if window is None:
             return
         window.erase()
-        height = window.getmaxyx()[0]
-        for number, line in enumerate(lines[:height]):
+        for number, line in enumerate(lines[: window.getmaxyx()[0]]):
             with suppress(curses.error):  # the last cell of the screen cannot be left behind
                 window.move(number, 0)
                 for text, style in line:

@@ -165,8 +165,7 @@ def _check_known(session: Session, names: tuple[str, ...]) -> None:
     """Raises NotFound for a name that does not exist, before any of the others is changed."""
     if len(names) == 1:  # the daemon refuses that one itself
         return
-    found = session.call("schedule.list", {})
-    known = {word(each, "name") for each in inners(found, "schedules")}
+    known = {word(each, "name") for each in inners(session.call("schedule.list", {}), "schedules")}
     for name in names:
         if name not in known:
             raise NotFound(f'cannot find schedule "{name}"', name=name, known=sorted(known))

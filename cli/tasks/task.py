@@ -442,8 +442,7 @@ def select_tasks(command: Callable[..., Any]) -> Callable[..., Any]:  # Any: any
         command
     )
     command = option("--dead", "Select all dead letters.")(command)
-    ids = click.argument("task_ids", metavar="ID…", nargs=-1, shell_complete=complete_tasks)
-    return ids(command)
+    return click.argument("task_ids", metavar="ID…", nargs=-1, shell_complete=complete_tasks)(command)
 
 
 @task.define("retry")

@@ -61,7 +61,6 @@ def _colour(entry: Entry) -> str:
 
 
 def _words(entry: Entry) -> str:
-    """Formats the facts of an entry, and its text last."""
     step, text = word(entry, "step"), word(entry, "text")
     facts = [word(entry, "name"), word(entry, "task"), word(entry, "outcome")]
     attempt = number(entry, "attempt")

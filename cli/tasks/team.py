@@ -51,7 +51,6 @@ def _rm(kind: str) -> Callable[..., None]:
 
 
 def _fill(noun: CommandGroup, kind: str) -> None:
-    """Adds the commands that teams and workflows share."""
     name = click.argument("name", metavar="NAME", shell_complete=complete_names(f"{kind}.list", f"{kind}s"))
     cascade = option("--cascade", f"Also remove everything that requires the {kind}.")
     noun.define("list", help=f"List the {kind}s.")(_list(kind))
@@ -104,8 +103,7 @@ def add_workflow(session: Session, name: str | None, path: str) -> None:
 
 def _tables(kind: str, path: str, wanted: str | None) -> dict[str, object]:
     """Returns the tables of a file, or the one that is named; ignores other tables."""
-    tables = inner(toml_document(path), f"{kind}s")
-    chosen = {name: table for name, table in tables.items() if wanted in (None, name)}
+    chosen = {name: table for name, table in inner(toml_document(path), f"{kind}s").items() if wanted in (None, name)}
     if not chosen:
         missing = f"[{kind}s.{wanted or 'NAME'}]"
         text = f"cannot add from {path!r}: it has no {missing}"

@@ -169,7 +169,6 @@ async def _tried(
 
 
 async def _run(session: Session, runtime: Any, name: str, objective: str, task: Mapping[str, Any]) -> int:
-    """Runs the task once, prints its output or its error, and returns its exit code."""
     try:
         output = await runtime.run_agent(name, objective, **task)
     except CorralError as error:
@@ -187,7 +186,6 @@ async def _run(session: Session, runtime: Any, name: str, objective: str, task: 
 
 
 async def _show_log(session: Session, socket: str, name: str) -> None:
-    """Prints what the agent writes to stderr, until the daemon has ended."""
     from corral.worker.client.async_ import Stream  # noqa: PLC0415 - start-up time: asyncio
 
     stream = await Stream.open(socket)

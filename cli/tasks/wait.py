@@ -69,8 +69,7 @@ class TaskWait:
             asked_at: float | None = None
             try:
                 if lost_at is not None:
-                    patience_s = max(lost_at + RECONNECT_S - time.monotonic(), 0.0)
-                    self._connection = self._session.connect_again(patience_s)
+                    self._connection = self._session.connect_again(max(lost_at + RECONNECT_S - time.monotonic(), 0.0))
                 asked_at = time.monotonic()
                 return self._call(self._method, params, waiting_s(left_s))
             except InvalidParams as error:

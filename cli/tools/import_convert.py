@@ -103,8 +103,6 @@ def translated(section: Section, name: str, around: Surroundings, *, rename: str
 
 
 class _Entry:
-    """Reads one entry, and collects notes about it."""
-
     def __init__(self, section: Section, name: str, entry: Mapping[str, object], around: Surroundings) -> None:
         self._section, self._name, self._entry, self._around = section, name, entry, around
         self.notes: list[str] = []
@@ -123,8 +121,7 @@ class _Entry:
             return {}, "an extension of the editor starts it, and its file does not say how"
         is_remote = url is not None and (kind in (*_HTTP, _SSE) or not entry.get("command"))
         table = self._remote(url) if is_remote and url is not None else self._local()
-        argv = as_array(table.get("command")) or []
-        if is_corral([str(word) for word in argv]):
+        if is_corral([str(word) for word in as_array(table.get("command")) or []]):
             return {}, "it is corral itself"
         self._limits(table)
         ignored = [key for key in entry if key not in _KNOWN and key not in _ALLOW_LISTS]

@@ -97,7 +97,6 @@ def _print_found(session: Session, sections: Sequence[Section], failures: Mappin
 
 
 def _print_notes(session: Session, servers: Sequence[Server], skipped: Sequence[Skipped], *, is_written: bool) -> None:
-    """Prints notes about each server on stderr: skipped ones, changes, and possible secrets."""
     for each in skipped:
         session.note(f"skipped {each.name} of {each.place}: {each.reason}")
     for server in servers:

@@ -112,8 +112,7 @@ def logins(session: Session) -> None:
 
 def _polled(session: Session, started: Mapping[str, object], ends_at: float) -> dict[str, object]:
     while time.monotonic() < ends_at:
-        request = {"name": started["name"], "login": started["login"]}
-        found = session.call("mcp.finish_login", request, timeout_s=None)
+        found = session.call("mcp.finish_login", {"name": started["name"], "login": started["login"]}, timeout_s=None)
         if found.get("state") != "pending":
             return found
     raise _late()
@@ -168,7 +167,6 @@ def _request(listening: socket.socket, address: str, path: str, ends_at: float) 
 
 
 def _target(connection: socket.socket) -> str:
-    """Returns the target of a GET; "" for anything else."""
     connection.settimeout(REQUEST_S)
     data = b""
     ends_at = time.monotonic() + REQUEST_S

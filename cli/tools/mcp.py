@@ -262,7 +262,6 @@ def add(session: Session, /, **options: Any) -> None:  # Any: the values of the 
 
 
 def _table(options: Mapping[str, Any]) -> dict[str, object]:  # Any: the values of options
-    """Returns the table of the server from the options of `add`."""
     name = options["name"]
     if name is None:
         raise InvalidParams("cannot add: no NAME is given", key="name", value=None)
@@ -270,14 +269,12 @@ def _table(options: Mapping[str, Any]) -> dict[str, object]:  # Any: the values 
         reason = "both a command and --url are given" if options["url"] else "no command and no --url"
         raise InvalidParams(f'cannot add "{name}": {reason}', key="command", value=None)
     spec: dict[str, object] = {"process": {"working_directory": os.path.abspath(options["cwd"] or ".")}}
-    direct = ("url", "idle_timeout", "concurrency", "share")
-    spec |= {key: options[key] for key in direct if options[key] is not None}
+    spec |= {key: options[key] for key in ("url", "idle_timeout", "concurrency", "share") if options[key] is not None}
     if options["command"]:
         spec["command"] = list(options["command"])
     if options["denied"]:
         spec["denied_tools"] = list(options["denied"])
-    tables = (("environment", "--env"), ("headers", "--header"), ("labels", "--label"))
-    for kept, flag in tables:
+    for kept, flag in (("environment", "--env"), ("headers", "--header"), ("labels", "--label")):
         if options[kept]:
             spec[kept] = dict(pair(name, flag, each) for each in options[kept])
     return spec

@@ -341,8 +341,7 @@ class Relay:
             line = self._pending.popleft()
             if isinstance(line, TruncatedLine):
                 text = f"cannot take a message of more than {MAX_LINE_BYTES} bytes"
-                fault = ResourceLimitExceeded(text, limit=MAX_LINE_BYTES)
-                self._fail(request_id_in(line.head), fault)
+                self._fail(request_id_in(line.head), ResourceLimitExceeded(text, limit=MAX_LINE_BYTES))
             elif line and not line.isspace():
                 self._take(line)
 
@@ -551,7 +550,6 @@ class Relay:
     # -- in place of the daemon
 
     def _answer(self, asked: ClientRequest, absence: CorralError) -> None:
-        """Answers a request while the daemon is away."""
         if (refusal := unsupported_version(asked)) is not None:
             self._fail(asked.id, refusal)
             return

@@ -42,8 +42,7 @@ class ClientRequest:
         """Frees the line and the arguments after sending: they may be large, and many requests may be outstanding."""
         self.line = b""
         if self.method != "initialize":
-            kept = ("name", "uri", "task")
-            self.params = {key: self.params[key] for key in kept if key in self.params}
+            self.params = {key: self.params[key] for key in ("name", "uri", "task") if key in self.params}
 
     @property
     def filter(self) -> dict[str, object]:

@@ -145,7 +145,6 @@ class Memory:
             raise ResourceLimitExceeded(words, limit=limit, namespace=namespace, quota=most, value=has)
 
     def _excess(self, before: Quota, used: Quota) -> list[str]:
-        """Returns the limits that a change has exceeded, or exceeded further."""
         each = zip(Quota._fields, before, used, self._quota, strict=True)
         return [limit for limit, had, has, most in each if has > max(had, most)]
 
@@ -199,7 +198,6 @@ class Memory:
         return next(filter(self._is_whole, found), None)
 
     def _is_whole(self, row: Row) -> bool:
-        """Returns True if an item is undamaged."""
         query = f"SELECT {ITEM} FROM memory AS m WHERE m.seq = ?"
         return is_whole(self._store.connection.execute(query, (row.seq,)).fetchone())
 
@@ -316,8 +314,7 @@ class Memory:
     def _expired(self, namespace: str | None, now: float) -> list[Row]:
         where = f"m.archived_at IS NULL AND m.expires_at <= :now AND {IN_NAMESPACE}"
         query = f"SELECT {ROW} FROM memory AS m WHERE {where} ORDER BY m.seq LIMIT {MAX_ARCHIVED}"
-        parameters = {"namespace": namespace, "now": now}
-        return [Row(*row) for row in self._store.connection.execute(query, parameters)]
+        return [Row(*row) for row in self._store.connection.execute(query, {"namespace": namespace, "now": now})]
 
     def _duplicates(self, namespace: str | None, now: float) -> Iterator[list[Row]]:
         """Yields groups of live items with equal normalised texts, the newest of each group first."""
@@ -348,8 +345,6 @@ class Memory:
 
 
 class _New(NamedTuple):
-    """Holds a content to be stored, with all values that its row needs."""
-
     key: str | None
     hash: bytes
     tags: str

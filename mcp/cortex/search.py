@@ -146,8 +146,6 @@ class Search:
 
 
 class _Ranking(NamedTuple):
-    """Holds the whole result of a search, best first."""
-
     seqs: "array[int]"
     scores: "array[float]"
     created_at: "array[float]"

@@ -206,7 +206,6 @@ _SIZE = re.compile(r"([1-9][0-9]{0,15})(|KiB|MiB|GiB|TiB)")
 
 
 def _options(arguments: Sequence[str]) -> Options | None:
-    """Parses the command line; returns None if it is invalid."""
     if list(arguments[:2]) != ["mcp", "stdio"] or len(arguments) % 2:
         return None
     given = dict(zip(arguments[2::2], arguments[3::2], strict=True))

@@ -117,8 +117,7 @@ def _search(memory: Memory, arguments: Mapping[str, object]) -> dict[str, object
 def _retrieve(memory: Memory, arguments: Mapping[str, object]) -> dict[str, object]:
     item_id, key = _string(arguments, "id"), _string(arguments, "key")
     if (item_id is None) == (key is None):
-        text = "cannot call cortex_retrieve: give either id or key"
-        raise InvalidParams(text, field="id", fields=["id", "key"])
+        raise InvalidParams("cannot call cortex_retrieve: give either id or key", field="id", fields=["id", "key"])
     namespace = _string(arguments, "namespace")
     if item_id is None:
         namespace = namespace or "default"
@@ -127,8 +126,7 @@ def _retrieve(memory: Memory, arguments: Mapping[str, object]) -> dict[str, obje
 
 def _consolidate(memory: Memory, arguments: Mapping[str, object]) -> dict[str, object]:
     dry_run = arguments.get("dry_run", True) is not False
-    namespace = _string(arguments, "namespace")
-    done = memory.consolidate(namespace=namespace, dry_run=dry_run)
+    done = memory.consolidate(namespace=_string(arguments, "namespace"), dry_run=dry_run)
     return {"archived": done.archived, "kept": done.kept, "dry_run": dry_run}
 
 
@@ -149,8 +147,7 @@ def _moment(arguments: Mapping[str, object], name: str) -> float | None:
         when = datetime.fromisoformat(text)
         return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError) as error:
-        words = "must be a time such as 2026-01-31T12:00:00Z"
-        raise _misfit(name, "format", words) from error
+        raise _misfit(name, "format", "must be a time such as 2026-01-31T12:00:00Z") from error
 
 
 def _strings(arguments: Mapping[str, object], name: str) -> list[str]:

@@ -191,7 +191,6 @@ def check_speaks_tasks(capabilities: Mapping[str, object]) -> None:
 
 
 def _result_of(task: McpTask) -> dict[str, object]:
-    """Returns the result of the call of a legacy client."""
     if task.result is None:
         raise from_wire(task.error)
     meta = {**(as_object(task.result.get("_meta")) or {}), RELATED_TASK: {"taskId": task.id}}
@@ -295,7 +294,6 @@ class Listens:
         return {"_meta": meta}
 
     async def _known_tasks(self, ids: list[str], caller: Caller) -> list[str]:
-        """Returns those of the tasks that the client may see."""
         known: list[str] = []
         for task_id in dict.fromkeys(ids):
             if self._tasks is not None:

@@ -178,7 +178,6 @@ async def _client_of(http: Http, order: Order, endpoints: Endpoints, redirect_ur
 
 
 async def _register(http: Http, endpoints: Endpoints, redirect_uri: str, scope: str) -> Client:
-    """Registers corral (RFC 7591)."""
     method = client_auth.method_to_ask(endpoints.methods)
     body: dict[str, object] = {
         "client_name": "corral",
@@ -417,15 +416,13 @@ async def _id_jag(http: Http, settings: Settings, about: Pending) -> str:
 
 
 async def _exchange(http: Http, settings: Settings, about: Pending | Grant, fields: Mapping[str, str]) -> Grant:
-    """Asks the token endpoint, and returns the grant."""
     endpoints, client = about.endpoints, about.client
     if client.origin == "configured":  # the secret of the moment, not that of the login
         client = replace(client, client_secret=settings.client_secret)
     now = time.time()
     more, headers = client_auth.authenticated(client, endpoints, settings, now)
     form = {**fields, **more, "resource": about.resource}
-    reply = await _proven(http, endpoints.token, form, headers, about.dpop_key)
-    return _granted(reply, about, client, now)
+    return _granted(await _proven(http, endpoints.token, form, headers, about.dpop_key), about, client, now)
 
 
 async def _proven(http: Http, url: str, form: Mapping[str, str], headers: Mapping[str, str], key: str) -> Reply:

@@ -100,8 +100,7 @@ class Http:
             async with self._http.request(
                 method, url, data=data, json=json, headers=whole, allow_redirects=False
             ) as response:
-                body = await _bounded(response, where)
-                return response.status, body, response.headers
+                return response.status, await _bounded(response, where), response.headers
         except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
             why = str(error) or type(error).__name__
             if isinstance(error, TimeoutError | asyncio.TimeoutError):

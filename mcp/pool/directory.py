@@ -53,8 +53,7 @@ class _View:
         """Returns all tools, each with the full name of its server; if two have the same (truncated) name, the first one counts."""
         tools: dict[str, tuple[str, Tool]] = {}
         for shown, server in self.servers.items():
-            catalogue = self._catalogues[server]
-            for exposed, tool in exposed_tools(shown, catalogue.tools, self._denied[server]).items():
+            for exposed, tool in exposed_tools(shown, self._catalogues[server].tools, self._denied[server]).items():
                 tools.setdefault(exposed, (server, tool))
         return tools
 
@@ -70,8 +69,7 @@ class _View:
     @cached_property
     def resources(self) -> dict[str, tuple[str, Entry]]:
         """Returns all resources by URI, each with the name of its server in this view."""
-        listed = {shown: self._catalogues[full].resources for shown, full in self.servers.items()}
-        return exposed_uris(listed, "uri")
+        return exposed_uris({shown: self._catalogues[full].resources for shown, full in self.servers.items()}, "uri")
 
     @cached_property
     def templates(self) -> dict[str, tuple[str, Entry]]:
@@ -291,8 +289,7 @@ def _choose(what: str, name: str, own: Mapping[str, str], flags: Mapping[str, bo
 def near_names(name: str, exposed: Sequence[str]) -> list[str]:
     """Returns exposed names that resemble `name`, as a whole or after the server's name."""
     own = {each.partition(SEPARATOR)[2] or each: each for each in exposed}
-    short = name.partition(SEPARATOR)[2] or name
-    matches = [own[each] for each in difflib.get_close_matches(short, own, MAX_NEAR)]
+    matches = [own[each] for each in difflib.get_close_matches(name.partition(SEPARATOR)[2] or name, own, MAX_NEAR)]
     return list(dict.fromkeys(difflib.get_close_matches(name, exposed, MAX_NEAR) + matches))
 
 

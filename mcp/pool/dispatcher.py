@@ -251,7 +251,6 @@ class Dispatcher:
                 return
 
     def _wake_all(self) -> None:
-        """Makes all waiting callers choose again."""
         for _ in range(len(self.waiting)):
             self.wake()
 

@@ -157,8 +157,7 @@ class Pool:
 
     def concerned(self, access: Access) -> list[str]:
         """Returns the servers that an access sees and any of whose tools it admits."""
-        seen = self._directory.view(access).names
-        return sorted(full for full, shown in seen.items() if concerns(access, shown))
+        return sorted(full for full, shown in self._directory.view(access).names.items() if concerns(access, shown))
 
     def tools(self, access: Access = FULL) -> list[dict[str, object]]:
         """Returns the records of known and allowed tools, sorted by exposed name; starts no server."""
@@ -484,7 +483,6 @@ class Pool:
 
 
 def _name_in(method: str, params: Mapping[str, object]) -> str:
-    """Returns the exposed name or URI in the params of a request."""
     if method in (CALL, GET_PROMPT):
         field, value = "name", params.get("name")
     elif method == READ:

@@ -107,8 +107,6 @@ class Validators:
 
 
 class _Validator:
-    """Holds a compiled schema and its cost."""
-
     def __init__(self, checked: "_Checked", cost: "_Cost") -> None:
         self._checked = checked
         self._cost = cost
@@ -448,8 +446,7 @@ class _Checked:
 def _located(error: Mapping[str, str], noun: str) -> tuple[str, str, str]:
     """Returns the path of an invalid part, the violated rule, and a text of both."""
     rule = error["schemaLocation"].rpartition("/")[2]
-    parts = error["instanceLocation"].split("/")[1:]
-    names = [part.replace("~1", "/").replace("~0", "~") for part in parts]
+    names = [part.replace("~1", "/").replace("~0", "~") for part in error["instanceLocation"].split("/")[1:]]
     key = _path([int(name) if re.fullmatch("[0-9]{1,9}", name) else name for name in names])
     return key, rule, f'{noun} "{key}" breaks the rule "{rule}"' if key else f'it breaks the rule "{rule}"'
 

@@ -99,5 +99,4 @@ def without_tasks(capabilities: Mapping[str, object]) -> Mapping[str, object]:
     if not speaks_tasks(capabilities):
         return capabilities
     extensions = as_object(capabilities.get("extensions")) or {}
-    kept = {key: value for key, value in extensions.items() if key != TASKS_EXTENSION}
-    return {**capabilities, "extensions": kept}
+    return {**capabilities, "extensions": {key: value for key, value in extensions.items() if key != TASKS_EXTENSION}}

@@ -84,8 +84,6 @@ class Lost(Exception):
 
 @dataclass
 class _PendingRequest:
-    """Represents a request without its response."""
-
     method: str
     params: Mapping[str, object]
     modern_version: str | None
@@ -192,7 +190,6 @@ class HttpBridge:
             self._start(self._post(line))
 
     async def _post(self, line: bytes) -> None:
-        """Posts a message without a response; a failure is logged."""
         try:
             async with await self._send("POST", line, self._legacy_headers()) as response:
                 if response.status >= http.HTTPStatus.BAD_REQUEST:
@@ -395,7 +392,6 @@ class HttpBridge:
             response.close()
 
     async def _resumed(self, stream: EventStream, tries: int) -> aiohttp.ClientResponse:
-        """Resumes a stream after the pause that the server asks for."""
         for number in range(tries, MAX_RESUMES + 1):
             await asyncio.sleep(pause_s(stream, number))
             try:

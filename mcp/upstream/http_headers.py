@@ -151,8 +151,7 @@ def _checked(fields: Mapping[str, object], path: Path | None) -> str:
     if not path:
         raise ValueError(f'"{mark}" is marked where only properties can be')
     kind = fields.get("type")
-    kinds = as_array(kind) or [kind]
-    named = {one if isinstance(one, str) else "" for one in kinds}
+    named = {one if isinstance(one, str) else "" for one in as_array(kind) or [kind]}
     if not named & _PRIMITIVE or named - _PRIMITIVE - {"null"}:
         raise ValueError(f'"{mark}" is neither string, integer nor boolean')
     return mark

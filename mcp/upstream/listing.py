@@ -154,8 +154,7 @@ class Inventory:
         lists: dict[str, tuple[object, ...]] = {}
         for kind, listed in found.items():
             if kind == "tools":
-                tools = map(Tool.from_wire, listed.entries)
-                lists[kind] = tuple(tool for tool in tools if tool is not None)
+                lists[kind] = tuple(tool for tool in map(Tool.from_wire, listed.entries) if tool is not None)
             else:
                 lists["templates" if kind == "resourceTemplates" else kind] = listed.entries
             self.ttl_s.pop(kind, None)

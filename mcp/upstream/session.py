@@ -398,13 +398,11 @@ class Session:
         return {**params, "_meta": meta}
 
     def _with_meta(self, params: Mapping[str, object]) -> dict[str, object]:
-        """Returns the params of a request of the session itself."""
         if self._modern_version is None:
             return dict(params)
         return {**params, "_meta": messages.request_meta(None, self._modern_version)}
 
     async def _subscribe(self, method: str, params: Mapping[str, object], timeout_s: float | None) -> dict[str, object]:
-        """Performs resources/subscribe and unsubscribe in the modern era."""
         uri = params.get("uri")
         if not isinstance(uri, str):
             raise InvalidParams(f'cannot call "{method}": its uri is not a string', server=self.name)
@@ -432,7 +430,6 @@ class Session:
         return await self._ask(method, self._with_meta(params), timeout_s=limit_s)
 
     async def _ask(self, method: str, params: Mapping[str, object], *, timeout_s: float | None) -> object:
-        """Sends a request of the session itself, without a caller."""
         try:
             return await self._channel.request(method, params, timeout_s=timeout_s)
         except CorralError as error:
@@ -526,7 +523,6 @@ class Session:
 
 
 def _subject(method: str, params: Mapping[str, object]) -> tuple[str, str]:
-    """Returns the subject of a request for errors: its key in `data`, and its name."""
     key, field = _SUBJECTS.get(method, ("method", ""))
     value = params.get(field)
     return (key, value) if isinstance(value, str) else ("method", method)

@@ -27,8 +27,6 @@ logger = logging.getLogger(__name__)
 
 
 class _Stream:
-    """Represents one subscription with its successive requests."""
-
     def __init__(self, key: str, filters: Mapping[str, object]) -> None:
         self.key = key
         self.filters = filters

@@ -91,8 +91,6 @@ def _requires_task(session: Session, tool: Tool) -> bool:
 
 
 class _ToolTask:
-    """Runs one call as a task."""
-
     def __init__(
         self, session: Session, tool: Tool, timeout_s: float | None, caller: Caller, limits_s: tuple[float, float]
     ) -> None:

@@ -107,8 +107,6 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Waiting:
-    """Represents a record on its way to the store, and the future of a caller that waits for it."""
-
     record: bytes
     since_s: float
     is_stored: asyncio.Future[bool] | None = None
@@ -500,7 +498,6 @@ def _encoded(record: Record) -> bytes:
 
 
 def _log(record: bytes) -> None:
-    """Writes a record that the store does not take to the daemon's log."""
     logger.warning("cannot store an audit record now: %s", record.decode())
 
 

@@ -144,8 +144,6 @@ class _Open:
 
 
 class _Hashed:
-    """Reads the first bytes of a file, and hashes them."""
-
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.is_short = False
         self.sha256 = hashlib.sha256()
@@ -246,7 +244,6 @@ class Reader:
             raise self._refused("hash", f'"{file.path}" is not what was written', member=file.path)
 
     def _header(self) -> tuple[str, int]:
-        """Returns the name and the size of the next member, a regular file."""
         extended: dict[str, str] = {}
         while True:
             block = self._exactly(_BLOCK)
@@ -269,7 +266,6 @@ class Reader:
             return name, int(text)
 
     def _parsed(self, block: bytes) -> tuple[str, str, int]:
-        """Returns kind, name and size of a header."""
         try:
             found = self._parse(block, "utf-8", "strict")
         except self._errors[0] as error:

@@ -164,7 +164,6 @@ def _make(
 
 
 def _write(snapshot: Snapshot, path: Path) -> tuple[str, int]:
-    """Writes the archive; returns its hash and its size."""
     digest = hashlib.sha256()
     with open(path, "wb") as file:
         os.fchmod(file.fileno(), 0o600)

@@ -142,8 +142,7 @@ def _file_items(file: FileTables, shows_values: bool) -> Iterator[Item]:
         if template.source != BUILT_IN:
             yield _template(template, shows_values)
     for pool in sorted(file.pools, key=lambda each: each.name):
-        least = DeclaredPool(name=pool.name, max_bytes=0)
-        yield Item(("pools", pool.name), _used(pool, least), "[pools]")
+        yield Item(("pools", pool.name), _used(pool, DeclaredPool(name=pool.name, max_bytes=0)), "[pools]")
     for name, profile in sorted(file.profiles.items()):
         yield Item(("mcp", "profiles", name), _used(profile, Profile()), "[mcp.profiles]")
 
@@ -191,8 +190,7 @@ def _template(template: Template, shows_values: bool) -> Item:
 def _agent(spec: Spec, shows_values: bool) -> Item:
     path = ("mcp", "servers") if spec.kind == "mcp" else ("agents",)
     hidden: list[str] = []
-    table = _spec_table(spec, shows_values, hidden)
-    return Item((*path, spec.name), table, spec.source, hidden=hidden)
+    return Item((*path, spec.name), _spec_table(spec, shows_values, hidden), spec.source, hidden=hidden)
 
 
 def _spec_table(spec: Spec, shows_values: bool, hidden: list[str]) -> Table:
@@ -334,7 +332,6 @@ def _work(task: TaskParams, notes: list[str]) -> Table:
 
 
 def _used(value: msgspec.Struct | None, blank: msgspec.Struct) -> Table:
-    """Returns the fields of a Struct that differ from a blank one."""
     if value is None:
         return {}
     usual = codec.as_object(msgspec.to_builtins(blank)) or {}

@@ -217,7 +217,6 @@ class _Taking:
         return copy
 
     def _hashed(self, file: BinaryIO, size: int) -> tuple[int, str]:
-        """Returns how many of `size` bytes a file has, and their hash."""
         digest, done = hashlib.sha256(), 0
         while done < size and (piece := file.read(min(PIECE_BYTES, size - done))):
             if self._is_over.is_set():

@@ -228,8 +228,7 @@ def _check_audit(database: sqlite3.Connection, path: str, file: Path) -> int:
     verifier = ChainVerifier(Chain(anchor, head, integer(row[4])), None)
     verifier.check_start(database.execute("SELECT MIN(id) FROM audit").fetchone()[0])
     while verifier.wrong is None:
-        bounds = (verifier.at.number, head.number, SLICE_ROWS)
-        rows = database.execute(SLICE, bounds).fetchall()
+        rows = database.execute(SLICE, (verifier.at.number, head.number, SLICE_ROWS)).fetchall()
         if not rows:
             break
         verifier.take(rows)

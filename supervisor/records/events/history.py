@@ -197,8 +197,7 @@ class EventHistory:
         shown = meta.get("ended_at_seq") if was_clean else meta.get("events_reserved", last + RESERVE)
         first = max(last, shown or 0) + 1
         await store.write(("DELETE FROM meta WHERE key = 'ended_at_seq'", ()), _reservation(first + RESERVE))
-        removed_to = meta.get("events_removed", 0)
-        return cls(store, in_force, first_seq=first, was_clean=was_clean, removed_to=removed_to)
+        return cls(store, in_force, first_seq=first, was_clean=was_clean, removed_to=meta.get("events_removed", 0))
 
     def reserve(self, up_to: int) -> None:
         """Notes that numbers up to this one may be given: the next daemon begins after them."""
@@ -280,7 +279,6 @@ class EventHistory:
         return page
 
     async def _range(self, seqs: Sequence[int]) -> Sequence[Row]:
-        """Returns the events from the first to the last number, between which there are no others."""
         return await self._store.read(
             "SELECT seq, at, type, agent, worker, data FROM event WHERE seq BETWEEN ? AND ? ORDER BY seq",
             (seqs[0], seqs[-1]),
@@ -426,7 +424,6 @@ class EventHistory:
             await self._remove_slices(more, only_agents=only_agents, before_at=before_at)
 
     async def _remove_slices(self, more: Callable[[], bool], *, only_agents: bool, before_at: str | None) -> None:
-        """Removes the oldest, slice by slice, as long as `more` returns True."""
         position = 0
         is_written = False
         while more():
@@ -504,6 +501,5 @@ def _record(row: Row) -> tuple[dict[str, object], int]:
 
 
 def _expired(after: int, first: int) -> dict[str, object]:
-    """Returns an `events.expired`, with the position of the reader, from which it can go on."""
     empty: dict[str, object] = {"at": None, "agent": None, "worker": None, "incarnation": None}
     return {"seq": after, "type": EXPIRED, **empty, "after": after, "first": first}

@@ -105,7 +105,6 @@ _indexes: OrderedDict[tuple[int, int, int, int], _Index] = OrderedDict()
 
 
 def _index(fd: int) -> _Index:
-    """Returns where each member begins, and at which offset of the original; of the end, too."""
     status = os.fstat(fd)
     key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     found = _indexes.get(key)

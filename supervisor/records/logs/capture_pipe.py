@@ -48,8 +48,6 @@ def keep_heap() -> None:
 
 
 class _Pipes:
-    """Represents the pipes that one loop reads."""
-
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._epoll = select.epoll()

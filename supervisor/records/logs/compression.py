@@ -41,8 +41,6 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """Represents one file that is being compressed."""
-
     agent: str
     worker: str
     source: int

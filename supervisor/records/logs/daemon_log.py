@@ -211,9 +211,7 @@ class Handler(logging.Handler):
 
 
 def _record(level: str, text: str) -> logging.LogRecord:
-    """Returns an entry about the log itself."""
-    number = logging.getLevelNamesMapping()[level.upper()]
-    return logging.LogRecord(__name__, number, __file__, 0, text, None, None)
+    return logging.LogRecord(__name__, logging.getLevelNamesMapping()[level.upper()], __file__, 0, text, None, None)
 
 
 # -- stderr
@@ -420,7 +418,6 @@ def _at(record: logging.LogRecord) -> str:
 
 
 def _level_of(record: logging.LogRecord) -> str:
-    """Returns the level's name; of numbers between two names the lower one."""
     for number, name in ((50, "critical"), (40, "error"), (30, "warning"), (20, "info")):
         if record.levelno >= number:
             return name
@@ -441,14 +438,12 @@ def _words(record: logging.LogRecord, facts: Mapping[str, object]) -> str:
 
 
 def _plain(value: object) -> str:
-    """Returns a fact as text; any other value as JSON."""
     if not isinstance(value, str):
         value = json.dumps(value, ensure_ascii=False, default=str, separators=(",", ":"))
     return value if len(value) <= VALUE_LIMIT else f"{value[:VALUE_LIMIT]}…"
 
 
 def _limited(value: object) -> object:
-    """Returns a fact as it is, unless it is large."""
     if isinstance(value, bool | int | float) or value is None:
         return value
     text = _plain(value)
@@ -456,6 +451,5 @@ def _limited(value: object) -> object:
 
 
 def _quoted(text: str) -> str:
-    """Returns a value of logfmt."""
     is_plain = text and not any(character in text for character in ' ="') and text.isprintable()
     return text if is_plain else json.dumps(text, ensure_ascii=False).translate(_CONTROL)

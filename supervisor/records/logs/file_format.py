@@ -455,8 +455,7 @@ def _held(file: OpenFile | None) -> Generator[OpenFile | None, None, None]:
 
 
 def _found(directory: Path, inode: int, source: LogSource, hint: Path | None, identity: Identity) -> OpenFile | None:
-    compressed = source.compressed.get(inode)
-    for number, paths in ((inode, (hint, None)), (compressed, (None,))):
+    for number, paths in ((inode, (hint, None)), (source.compressed.get(inode), (None,))):
         for path in paths if number is not None else ():
             path = path or _find(directory, cast("int", number))  # None was left out above
             file = None if path is None else _open_inode(path, cast("int", number))

@@ -153,7 +153,6 @@ class Forwarding:
         self._bus.publish(what, part="journal", stalled_s=round(stalled_s, 3), lost=lost)
 
     async def _wait(self, outcome: Outcome) -> None:
-        """Waits until another attempt makes sense."""
         loop = asyncio.get_running_loop()
         self._stalled_at = loop.time() if self._stalled_at is None else self._stalled_at
         stalled_s = loop.time() - self._stalled_at
@@ -178,8 +177,6 @@ class Forwarding:
 
 
 class _ResumableFollower(Follower):
-    """Extends a follower: it can continue after `end`."""
-
     def resume(self) -> None:
         """Continues after `end`, unless the following has ended already."""
         self._is_ending = False

@@ -58,8 +58,6 @@ _Rest = tuple[_StreamName, Annotated[bytes, Meta(max_length=3)]]
 
 
 class _StoredPlace(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Represents the place of one worker as it is written."""
-
     agent: _Name
     worker: _Name
     head_ns: _Nanoseconds
@@ -68,8 +66,6 @@ class _StoredPlace(Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 
 
 class _StoredPosition(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Represents a position as it is written."""
-
     version: Literal[1]
     at_ns: _Nanoseconds
     places: Annotated[list[_StoredPlace], Meta(max_length=POSITION_BYTES)]

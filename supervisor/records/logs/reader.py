@@ -196,8 +196,7 @@ class Cursor:
         elif position is not None:
             self._owed = None
         else:
-            later = (i for i, each in enumerate(files) if each.head > place[0])
-            index = next(later, None)
+            index = next((i for i, each in enumerate(files) if each.head > place[0]), None)
             position = end if index is None else (index, 0)
         entry = files[position[0]]
         line = ends.get(entry.inode)
@@ -375,7 +374,6 @@ class Cursor:
             yield file
 
     def _entry(self) -> File | None:
-        """Returns the file of the position as its writer knows it."""
         writer = self._writer()
         if writer is None or self._number is None:
             return None
@@ -452,7 +450,6 @@ class Cursor:
             return b"" if file is None else file.head
 
     def _enter(self, file: File) -> bool:
-        """Moves to the beginning of a file; returns False if it is gone, or empty."""
         with opened_by_inode(self._directory, self.worker, file.inode) as found:
             head = b"" if found is None else found.head
             if found is None or not head:

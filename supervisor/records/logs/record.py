@@ -106,8 +106,7 @@ class LineDecoder:
             if kind in _CAPTURED:
                 yield self.record(stream.decode("ascii", "replace"), text_fields(text))
             else:
-                name = "log" if kind in _NOTIFIED else "corral"
-                yield self.record(name, decode_message(text))
+                yield self.record("log" if kind in _NOTIFIED else "corral", decode_message(text))
         if held:
             yield from self._begun(held)
 

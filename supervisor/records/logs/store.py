@@ -153,8 +153,7 @@ class LogStore:
         """Returns the records of `history` in one list, long lines joined: for callers that know that it is short."""
         wanted = LogFilter(frozenset(names), since, until, stream)
         joiner = PieceJoiner()
-        found = [r async for batch in self.history(wanted, n) for r in joiner.join(batch)]
-        return found + joiner.flush()
+        return [r async for batch in self.history(wanted, n) for r in joiner.join(batch)] + joiner.flush()
 
     async def history(
         self, wanted: LogFilter, n: int | None = None, position: LogPosition | None = None
@@ -253,7 +252,6 @@ class LogStore:
                 self._released.clear()
 
     def _wake(self, agent: str, worker: str) -> None:
-        """Wakes the followers of a worker."""
         for follower in self._followers:
             follower.note_written(agent, worker)
 
@@ -301,7 +299,6 @@ class LogStore:
 
 
 def _passed(writer: LogWriter) -> tuple[int, int]:
-    """Returns the numbers of lines and of the last file of a writer."""
     return writer.lines, writer.files[-1].number if writer.files else 0
 
 

@@ -194,7 +194,6 @@ class _Put(Step):
         return 1
 
     def _exceeded(self, connection: sqlite3.Connection, more_keys: int, more_bytes: int) -> tuple[str, int] | None:
-        """Returns the limit that would be exceeded, and its value; a smaller value than before exceeds none."""
         keys, size, _ = usage_of(connection, self._agent)
         if more_keys > 0 and keys + more_keys > self._rules.max_keys:
             return "max_keys", self._rules.max_keys

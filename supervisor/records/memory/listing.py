@@ -62,7 +62,6 @@ class Listing:
         return listed
 
     async def _chosen(self, table: str, agent: str | None, knows: Knows | None) -> list[str] | None:
-        """Returns the agents that a list is about; None for all."""
         if agent is not None:
             return [agent]
         return None if knows is None else await names_in(self._store, table, knows)

@@ -266,7 +266,6 @@ class Claim:
         return 0
 
     def _used(self, connection: sqlite3.Connection) -> tuple[int, list[str]]:
-        """Returns the bytes of the pool, and the agents that have any."""
         found = usages(connection, lambda agent: self._membership.of(agent) is self.pool)
         used_bytes = sum(usage.size_bytes for _, usage in found)
         self._bounds.counted(self._membership, self.pool, used_bytes)

@@ -211,7 +211,6 @@ class SessionState:
         return None if size_bytes > goal_bytes else msgspec.structs.replace(turn, drop=drop)
 
     def _forget(self, count: int) -> None:
-        """Drops the oldest messages."""
         if not count:
             return
         self._history_bytes -= sum(self._sizes[:count])

@@ -38,8 +38,6 @@ INLINE_BYTES = 64 * 1024
 
 
 class _Pending(NamedTuple):
-    """Represents a turn that is being stored."""
-
     session: HeldSession
     step: AppendTurn
 
@@ -79,13 +77,11 @@ class Memory:
         return Membership(self._in_force.config, self._tenants(), self._spec_of)
 
     def _claim(self, agent: str) -> Claim | None:
-        """Returns the claim of one write on the pool of its agent; None where it has none."""
         membership = self.membership
         pool = membership.of(agent)
         if pool is None:
             return None
-        spared = frozenset(self._in_use.keys() | self._users.keys())
-        return Claim(pool, membership, spared, self._bounds)
+        return Claim(pool, membership, frozenset(self._in_use.keys() | self._users.keys()), self._bounds)
 
     def _publish_claim(self, claim: Claim) -> None:
         """Publishes what gave way to a write in its pool."""
@@ -273,7 +269,6 @@ class Memory:
             )
 
     async def _load(self, name: Name) -> HeldSession | None:
-        """Reads a session from the store."""
         rows = await self._store.read(SELECT, (*name, *name))
         if not rows:
             return None
@@ -344,8 +339,7 @@ class Memory:
         expires_at = None if ttl_s is None else now + ttl_s
         (found,) = await self._store.write(ending(name, expires_at, now))
         if not found:
-            text = f'cannot find session "{session}" of agent "{agent}"'
-            raise NotFound(text, **named(name))
+            raise NotFound(f'cannot find session "{session}" of agent "{agent}"', **named(name))
         await self.key_values.carrier.end_session(agent, session, expires_at)
         for held in (self._in_use.get(name), self.cache.get(name)):
             if held is not None:
@@ -383,8 +377,7 @@ class Memory:
 
     def spared(self, agent: str) -> frozenset[str]:
         """Returns the sessions of an agent that tasks work on, or are about to, while they are read."""
-        used = self._in_use.keys() | self._users.keys()
-        return frozenset(session for name, session in used if name == agent)
+        return frozenset(session for name, session in self._in_use.keys() | self._users.keys() if name == agent)
 
     def forget(self, agent: str, sessions: Iterable[str]) -> None:
         """Drops the contents of sessions that were removed."""

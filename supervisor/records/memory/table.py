@@ -247,8 +247,7 @@ class Remove(Step):
     @classmethod
     def expired(cls, agent: str, now: float, before: float, spared: frozenset[str]) -> "Remove":
         """Makes the removal of those whose time is over, or that were last used before a time, except those in use."""
-        condition = "(accessed_at < ? OR expires_at <= ?)"
-        return cls(agent, lambda each: each not in spared, condition, (before, now))
+        return cls(agent, lambda each: each not in spared, "(accessed_at < ? OR expires_at <= ?)", (before, now))
 
     def run(self, connection: sqlite3.Connection) -> int:
         """Removes the sessions."""

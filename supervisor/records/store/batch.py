@@ -29,8 +29,6 @@ Writing: TypeAlias = asyncio.Future[list[int]]
 
 
 class _Batch(Step):
-    """Collects the rows of one statement."""
-
     def __init__(self, sql: str, size_bytes: int) -> None:
         self.sql = sql
         self.size_bytes = max(BATCH_BYTES, size_bytes)  # at its largest

@@ -78,8 +78,7 @@ columns are added at the end of a view. Times are UTC, as text."""
 
 def drop_views(connection: sqlite3.Connection) -> None:
     """Drops the views, so that a migration may change the tables behind them."""
-    rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'view'").fetchall()
-    for (name,) in rows:
+    for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'view'").fetchall():
         connection.execute(f'DROP VIEW "{name}"')
 
 

@@ -384,7 +384,6 @@ class Store:
         return Overloaded(f'cannot use the store "{self.path}" now: {reason}', **facts)
 
     def _fetch(self, sql: str, params: Params) -> list[Row]:
-        """Runs a query on the reader's thread."""
         try:
             return self._reader.execute(sql, params).fetchall()
         except sqlite3.Error as error:
@@ -432,7 +431,6 @@ class Store:
                 os.eventfd_read(self._wake_fd)
 
     def _commit(self, batch: list[_Group]) -> None:
-        """Brings every group to its end: on disk, or with its error."""
         failure = self._attempt(batch)
         if failure is None:
             return
@@ -526,7 +524,6 @@ class Store:
         self._closed.set_result(None)
 
     def _resolve(self, groups: list[_Group]) -> None:
-        """Resolves the futures on the loop's thread."""
         for group in groups:
             answer = group.answer
             if answer is None or answer.done():  # the caller was cancelled

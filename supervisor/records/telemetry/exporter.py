@@ -106,8 +106,7 @@ class Exporter:
     """Takes the spans of one daemon."""
 
     def __init__(self, origin: Origin, report: Report) -> None:
-        inner = OTLPSpanExporter(endpoint=origin.endpoint("traces"), timeout=TIMEOUT_S)
-        self._counted = _Counted(inner, origin)
+        self._counted = _Counted(OTLPSpanExporter(endpoint=origin.endpoint("traces"), timeout=TIMEOUT_S), origin)
         self._counted.on_batch = self._note_batch
         self._processor = BatchSpanProcessor(
             self._counted, max_queue_size=QUEUE_SPANS, schedule_delay_millis=DELAY_MS, max_export_batch_size=BATCH_SPANS

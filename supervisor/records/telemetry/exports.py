@@ -92,7 +92,6 @@ class LogExport:
         self._report(True, len(records))
 
     async def _pause(self, delay_s: float) -> None:
-        """Waits, at the end of the daemon no longer than until then."""
         try:
             async with asyncio.timeout(delay_s):
                 await self._is_closing.wait()
@@ -169,8 +168,7 @@ class Exports:
             were_any = bool(self._dropping)
             (self._dropping.add if is_dropping else self._dropping.discard)(signal)
             if is_dropping and not were_any:
-                address = self._settings.otlp
-                logger.warning("cannot export all %s to %s: the others are dropped", signal, address)
+                logger.warning("cannot export all %s to %s: the others are dropped", signal, self._settings.otlp)
                 self._bus.publish("daemon.degraded", part="telemetry", stalled_s=0.0, lost=lost)
             elif were_any and not self._dropping:
                 self._bus.publish("daemon.recovered", part="telemetry", stalled_s=0.0, lost=lost)
