@@ -19,7 +19,7 @@ from corral.worker.contract.errors import InvalidParams, PermissionDenied, ToolF
 from ..protocol import dpop
 from . import client_auth, metadata
 from .http import Http, Reply
-from .records import Answer, Challenge, Client, Endpoints, Grant, Order, Pending, Settings, parse
+from .records import Answer, Authorization, Challenge, Client, Endpoints, Grant, Order, Pending, Settings, parse
 
 LOGIN_S = 600.0
 """Seconds that a person has for a login."""
@@ -188,8 +188,7 @@ async def _register(http: Http, endpoints: Endpoints, redirect_uri: str, scope: 
         "token_endpoint_auth_method": method,
     }
     if not redirect_uri:
-        body |= {"redirect_uris": [], "grant_types": [DEVICE_GRANT, "refresh_token"]}
-        body["response_types"] = []
+        body |= {"redirect_uris": [], "grant_types": [DEVICE_GRANT, "refresh_token"], "response_types": []}
     if scope:
         body["scope"] = scope
     status, found, _ = await http.post_json(endpoints.registration, body)
@@ -211,36 +210,39 @@ async def _register(http: Http, endpoints: Endpoints, redirect_uri: str, scope: 
 # -- a login by a person
 
 
-async def _begin(http: Http, order: Order) -> Pending:
+async def _prepared(http: Http, order: Order, redirect_uri: str = "") -> Pending:
+    """Returns all that is known before the first token is asked for."""
     resource, endpoints, supported, challenge = await _discover(http, order)
-    is_device = order.step == "device"
     scope = chosen_scope(order, challenge, supported, endpoints)
-    redirect_uri = "" if is_device else order.redirect
-    client = await _client_of(http, order, endpoints, redirect_uri, scope)
-    pending = Pending(
+    return Pending(
         url=http.server_url,
         resource=resource,
         endpoints=endpoints,
-        client=client,
+        client=await _client_of(http, order, endpoints, redirect_uri, scope),
         scope=scope,
         redirect_uri=redirect_uri,
         expires_at=time.time() + LOGIN_S,
         dpop_key=dpop.new_key() if endpoints.binds_tokens else "",
     )
-    if is_device:
-        return await _ask_device(http, order.settings, pending)
+
+
+async def _begin(http: Http, order: Order) -> Pending:
+    if order.step == "device":
+        return await _ask_device(http, order.settings, await _prepared(http, order))
+    pending = await _prepared(http, order, order.redirect)
+    endpoints, scope = pending.endpoints, pending.scope
     if not endpoints.authorization:
         text = f'cannot log in at "{endpoints.issuer}": it has no authorization endpoint'
         raise metadata.refused(text, "no-metadata", issuer=endpoints.issuer)
     verifier, state = secrets.token_urlsafe(48), secrets.token_urlsafe(24)
     query = {
         "response_type": "code",
-        "client_id": client.client_id,
-        "redirect_uri": redirect_uri,
+        "client_id": pending.client.client_id,
+        "redirect_uri": pending.redirect_uri,
         "state": state,
         "code_challenge": dpop.base64url(hashlib.sha256(verifier.encode()).digest()),
         "code_challenge_method": "S256",
-        "resource": resource,
+        "resource": pending.resource,
     }
     if pending.dpop_key:
         query["dpop_jkt"] = dpop.thumbprint(pending.dpop_key)
@@ -367,25 +369,15 @@ async def _refresh(http: Http, order: Order) -> Grant:
 async def _without_person(http: Http, order: Order) -> Grant:
     """Gets a token for corral itself: by its credentials, by a JWT of its workload, or by way of an identity provider."""
     settings = order.settings
-    resource, endpoints, supported, challenge = await _discover(http, order)
-    client = await _client_of(http, order, endpoints, "", "")
-    scope = chosen_scope(order, challenge, supported, endpoints)
-    pending = Pending(
-        url=http.server_url,
-        resource=resource,
-        endpoints=endpoints,
-        client=client,
-        scope=scope,
-        dpop_key=dpop.new_key() if endpoints.binds_tokens else "",
-    )
+    pending = await _prepared(http, order)
     fields = {"grant_type": "client_credentials"}
     if settings.grant != "client_credentials":
         assertion = settings.assertion
         if settings.grant == "enterprise":
             assertion = await _id_jag(http, settings, pending)
         fields = {"grant_type": JWT_GRANT, "assertion": assertion}
-    if scope:
-        fields["scope"] = scope
+    if pending.scope:
+        fields["scope"] = pending.scope
     return await _exchange(http, settings, pending, fields)
 
 
@@ -415,7 +407,7 @@ async def _id_jag(http: Http, settings: Settings, about: Pending) -> str:
     return str(token)
 
 
-async def _exchange(http: Http, settings: Settings, about: Pending | Grant, fields: Mapping[str, str]) -> Grant:
+async def _exchange(http: Http, settings: Settings, about: Authorization, fields: Mapping[str, str]) -> Grant:
     endpoints, client = about.endpoints, about.client
     if client.origin == "configured":  # the secret of the moment, not that of the login
         client = replace(client, client_secret=settings.client_secret)
@@ -437,7 +429,7 @@ async def _proven(http: Http, url: str, form: Mapping[str, str], headers: Mappin
     return await http.post_form(url, form, again)
 
 
-def _granted(reply: Reply, about: Pending | Grant, client: Client, now: float) -> Grant:
+def _granted(reply: Reply, about: Authorization, client: Client, now: float) -> Grant:
     status, found, _ = reply
     issuer = about.endpoints.issuer
     if status != 200 or "error" in found:
@@ -478,14 +470,10 @@ def _denied(what: str, status: int, found: Mapping[str, object], reason: str) ->
     code, words = found.get("error"), found.get("error_description")
     if not isinstance(code, str):
         return metadata.refused(f"cannot {what}: HTTP {status}", "bad-answer", status=status)
-    text = f"cannot {what}: {_printable(code)}"
+    text = f"cannot {what}: {metadata.printable(code)}"
     if isinstance(words, str) and words:
-        text = f"{text}: {_printable(words)}"
+        text = f"{text}: {metadata.printable(words)}"
     return PermissionDenied(text, reason=reason, error=code[:100])
-
-
-def _printable(text: str) -> str:
-    return "".join(each if each.isprintable() else " " for each in text[:200])
 
 
 async def _revoke(http: Http, order: Order) -> None:

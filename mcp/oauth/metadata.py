@@ -26,6 +26,11 @@ def refused(text: str, reason: str, **facts: object) -> ToolFailed:
     return ToolFailed(text, reason=reason, **facts)
 
 
+def printable(text: str) -> str:
+    """Returns the beginning of a text of a peer, for a message."""
+    return "".join(each if each.isprintable() else " " for each in text[:200])
+
+
 def origin_of(url: str) -> str:
     """Returns scheme, host and port of an address."""
     parts = urlsplit(url)
@@ -47,7 +52,7 @@ def checked_address(url: object, what: str, server_url: str) -> str:
         is_here = is_loopback(host) and is_loopback(server.hostname or "")
         if parts.scheme == "https" or (parts.scheme == "http" and (is_here or is_same_host)):
             return text
-    shown = "".join(each if each.isprintable() else " " for each in text[:200])
+    shown = printable(text)
     raise refused(f'cannot use "{shown}" as {what}: it has to be an https address', "insecure-address", address=shown)
 
 
@@ -92,11 +97,9 @@ def checked_resource(document: Mapping[str, object], server_url: str) -> str:
     text = found if isinstance(found, str) else ""
     if text and _covers(text, server_url):
         return text
-    raise refused(
-        f'cannot log in to {origin_of(server_url)}: its metadata is about "{text[:200]}"',
-        "resource-mismatch",
-        resource=text[:200],
-    )
+    named = text[:200]
+    words = f'cannot log in to {origin_of(server_url)}: its metadata is about "{named}"'
+    raise refused(words, "resource-mismatch", resource=named)
 
 
 def _covers(resource: str, server_url: str) -> bool:
@@ -122,22 +125,15 @@ def read_endpoints(document: Mapping[str, object], issuer: str, server_url: str)
     named = document.get("issuer")
     # RFC 8414 wants them identical; a slash after the bare host is what parsers of URLs add.
     if not isinstance(named, str) or named.rstrip("/") != issuer.rstrip("/"):
-        raise refused(
-            f'cannot trust the metadata of "{issuer}": it names the issuer "{str(named)[:200]}"',
-            "issuer-mismatch",
-            issuer=issuer,
-        )
+        text = f'cannot trust the metadata of "{issuer}": it names the issuer "{str(named)[:200]}"'
+        raise refused(text, "issuer-mismatch", issuer=issuer)
     grants = strings(document.get("grant_types_supported")) or ("authorization_code", "implicit")
     uses_codes = "authorization_code" in grants
     if uses_codes and "S256" not in strings(document.get("code_challenge_methods_supported")):
         raise refused(f'cannot log in at "{issuer}": it does not offer PKCE with S256', "no-pkce", issuer=issuer)
-
     if document.get("require_pushed_authorization_requests") is True:
-        raise refused(
-            f'cannot log in at "{issuer}": it requires pushed authorization requests (RFC 9126)',
-            "no-par",
-            issuer=issuer,
-        )
+        text = f'cannot log in at "{issuer}": it requires pushed authorization requests (RFC 9126)'
+        raise refused(text, "no-par", issuer=issuer)
 
     def address(key: str, what: str, *, is_needed: bool = False) -> str:
         if document.get(key) is None and not is_needed:

@@ -121,8 +121,8 @@ class Endpoints(Struct, frozen=True, kw_only=True):
     binds_tokens: bool = False
 
 
-class Grant(_Hiding, frozen=True, kw_only=True):
-    """Holds the tokens of one server; `expires_at` is wall-clock time in seconds, 0 without an end.
+class Authorization(_Hiding, frozen=True, kw_only=True):
+    """Names what tokens are for, and who gives them; `expires_at` is wall-clock time in seconds, 0 without an end.
 
     `dpop_key` is the private key to which the tokens are bound, "" for bearer tokens.
     """
@@ -131,22 +131,22 @@ class Grant(_Hiding, frozen=True, kw_only=True):
     resource: str
     endpoints: Endpoints
     client: Client
-    access_token: str
-    refresh_token: str = ""
     scope: str = ""
-    obtained_at: float = 0.0
     expires_at: float = 0.0
     dpop_key: str = ""
 
 
-class Pending(_Hiding, frozen=True, kw_only=True):
+class Grant(Authorization, frozen=True, kw_only=True):
+    """Holds the tokens of one server."""
+
+    access_token: str
+    refresh_token: str = ""
+    obtained_at: float = 0.0
+
+
+class Pending(Authorization, frozen=True, kw_only=True):
     """Represents a login that a person has to finish: in a browser, or with `device_code` at another device."""
 
-    url: str
-    resource: str
-    endpoints: Endpoints
-    client: Client
-    scope: str
     redirect_uri: str = ""
     state: str = ""
     verifier: str = ""
@@ -156,8 +156,6 @@ class Pending(_Hiding, frozen=True, kw_only=True):
     verification_uri: str = ""
     verification_uri_complete: str = ""
     interval_s: float = 5.0
-    expires_at: float = 0.0
-    dpop_key: str = ""
 
 
 class Order(_Hiding, frozen=True, kw_only=True):
