@@ -117,7 +117,7 @@ class Memory:
         connection.execute("DELETE FROM receipt WHERE at <= ?", (new.now - RECEIPT_S,))
         row = connection.execute(
             "SELECT digest, item, created FROM receipt WHERE namespace = ? AND key = ?",
-            (new.parameters["namespace"], idempotency_key),
+            (new.namespace, idempotency_key),
         ).fetchone()
         if row is None:
             return None
@@ -156,7 +156,7 @@ class Memory:
         return Stored(same.id, created=False)
 
     def _store_keyed(self, new: "_New") -> Stored:
-        named = self._row("m.namespace = :namespace AND m.key = :key", new.parameters)
+        named = self._row("m.namespace = :namespace AND m.key = :key", new._asdict())
         if named is not None and named.expires_at is not None and named.expires_at <= new.now:
             self._archive(named.seq, "expired", new.now)
             self._release_key(named)
@@ -194,7 +194,7 @@ class Memory:
         """Returns the undamaged item that has this content already, if any."""
         where = f"m.namespace = :namespace AND m.hash = :hash AND {LIVE} {condition}"
         query = f"SELECT {ROW} FROM memory AS m WHERE {where} ORDER BY m.seq"
-        found = map(Row._make, self._store.connection.execute(query, new.parameters))
+        found = map(Row._make, self._store.connection.execute(query, new._asdict()))
         return next(filter(self._is_whole, found), None)
 
     def _is_whole(self, row: Row) -> bool:
@@ -220,7 +220,7 @@ class Memory:
         """Merges `new` into `row`: both sets of tags and metadata, and the later of both expiries."""
         metadata = encode({**object_of(row.metadata), **object_of(new.metadata)}).decode()
         tags = _union([row.tags, new.tags])
-        _check_size([new.parameters["content"], metadata, tags])
+        _check_size([new.content, metadata, tags])
         expires_at = _longest([row.expires_at, new.expires_at])
         changed = row._replace(tags=tags, metadata=metadata, expires_at=expires_at)
         seal = seal_of(changed._replace(key=key_of or row.key))
@@ -345,13 +345,15 @@ class Memory:
 
 
 class _New(NamedTuple):
+    content: str
     key: str | None
-    hash: bytes
+    namespace: str
     tags: str
     metadata: str
+    hash: bytes
+    normal: bytes
     now: float
     expires_at: float | None
-    parameters: dict[str, object]
 
     @classmethod
     def of(
@@ -372,25 +374,13 @@ class _New(NamedTuple):
         wanted = encode(sorted(set(tags))).decode()
         _check_size([content, facts, wanted])
         normal = " ".join(unicodedata.normalize("NFKC", content).casefold().split())
-        expires_at = None if ttl_s is None else now + ttl_s
-        digest = sha256(content.encode())
-        parameters: dict[str, object] = {
-            "content": content,
-            "key": key,
-            "namespace": namespace,
-            "tags": wanted,
-            "metadata": facts,
-            "hash": digest,
-            "normal": sha256(normal.encode()),
-            "now": now,
-            "expires_at": expires_at,
-        }
-        return cls(key, digest, wanted, facts, now, expires_at, parameters)
+        digests = sha256(content.encode()), sha256(normal.encode())
+        return cls(content, key, namespace, wanted, facts, *digests, now, None if ttl_s is None else now + ttl_s)
 
     def sealed(self, item_id: str) -> dict[str, object]:
         """Returns the parameters of a row with this id, and its seal."""
-        facts = (str(self.parameters["namespace"]), self.tags, self.metadata, self.now, self.expires_at)
-        return {**self.parameters, "id": item_id, "seal": seal_for(item_id, self.key, *facts)}
+        facts = (self.namespace, self.tags, self.metadata, self.now, self.expires_at)
+        return {**self._asdict(), "id": item_id, "seal": seal_for(item_id, self.key, *facts)}
 
 
 def _check_size(parts: Sequence[object]) -> None:

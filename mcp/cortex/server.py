@@ -253,7 +253,3 @@ def _leave(number: int, _frame: object) -> NoReturn:
     # An open transaction is rolled back on exit: it has not been acknowledged.
     signal.signal(number, signal.SIG_IGN)
     raise SystemExit(0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

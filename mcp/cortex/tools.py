@@ -7,13 +7,15 @@ Schema that the tools here use. It must not know a connection.
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from corral.worker.contract.codec import as_array, as_object
 from corral.worker.contract.errors import InvalidParams
 
-from .database import Item
 from .memory import Memory
+
+Arguments = Mapping[str, Any]  # Any: JSON that the tool's schema admits
+"""What `check` has checked."""
 
 
 class Tool(NamedTuple):
@@ -25,7 +27,7 @@ class Tool(NamedTuple):
     input_schema: dict[str, object]
     output_schema: dict[str, object]
     annotations: Mapping[str, object]
-    call: Callable[[Memory, Mapping[str, object]], dict[str, object]]
+    call: Callable[[Memory, Arguments], dict[str, object]]
 
     def to_wire(self) -> dict[str, object]:
         """Returns the tool object of MCP; clients ignore keys that their revision does not define."""
@@ -79,33 +81,15 @@ _ITEM_SHAPE: dict[str, object] = {
 _FOUND_SHAPE = {**_ITEM_SHAPE, "score": {"type": "number", "description": "Higher is better."}}
 
 
-def _store(memory: Memory, arguments: Mapping[str, object]) -> dict[str, object]:
-    ttl_s = arguments.get("ttl_s")
-    stored = memory.store(
-        str(arguments["content"]),
-        key=_string(arguments, "key"),
-        namespace=_string(arguments, "namespace") or "default",
-        tags=_strings(arguments, "tags"),
-        metadata=as_object(arguments.get("metadata")),
-        ttl_s=float(ttl_s) if isinstance(ttl_s, int | float) else None,
-        idempotency_key=_string(arguments, "idempotency_key"),
-    )
-    return {"id": stored.id, "created": stored.created}
+def _store(memory: Memory, arguments: Arguments) -> dict[str, object]:
+    life = {"ttl_s": float(arguments["ttl_s"])} if "ttl_s" in arguments else {}
+    return memory.store(**{**arguments, **life})._asdict()
 
 
-def _search(memory: Memory, arguments: Mapping[str, object]) -> dict[str, object]:
-    limit = arguments.get("limit", 10)
-    found = memory.search(
-        str(arguments["query"]),
-        namespace=_string(arguments, "namespace"),
-        tags=_strings(arguments, "tags"),
-        metadata=as_object(arguments.get("metadata")),
-        since=_moment(arguments, "since"),
-        until=_moment(arguments, "until"),
-        limit=int(limit) if isinstance(limit, int | float) else 10,
-        cursor=_string(arguments, "cursor"),
-    )
-    items = [{**_shape(item), "score": score} for item, score in found.items]
+def _search(memory: Memory, arguments: Arguments) -> dict[str, object]:
+    times = {name: _moment(name, arguments[name]) for name in ("since", "until") if name in arguments}
+    found = memory.search(**{**arguments, **times, "limit": int(arguments.get("limit", 10))})
+    items = [{**item._asdict(), "score": score} for item, score in found.items]
     answer: dict[str, object] = {"items": items, "truncated": found.truncated}
     if found.cursor is not None:
         answer["next_cursor"] = found.cursor
@@ -114,44 +98,24 @@ def _search(memory: Memory, arguments: Mapping[str, object]) -> dict[str, object
     return answer
 
 
-def _retrieve(memory: Memory, arguments: Mapping[str, object]) -> dict[str, object]:
-    item_id, key = _string(arguments, "id"), _string(arguments, "key")
+def _retrieve(memory: Memory, arguments: Arguments) -> dict[str, object]:
+    item_id, key = arguments.get("id"), arguments.get("key")
     if (item_id is None) == (key is None):
         raise InvalidParams("cannot call cortex_retrieve: give either id or key", field="id", fields=["id", "key"])
-    namespace = _string(arguments, "namespace")
-    if item_id is None:
-        namespace = namespace or "default"
-    return _shape(memory.retrieve(item_id=item_id, key=key, namespace=namespace))
+    namespace = arguments.get("namespace", None if key is None else "default")
+    return memory.retrieve(item_id=item_id, key=key, namespace=namespace)._asdict()
 
 
-def _consolidate(memory: Memory, arguments: Mapping[str, object]) -> dict[str, object]:
-    dry_run = arguments.get("dry_run", True) is not False
-    done = memory.consolidate(namespace=_string(arguments, "namespace"), dry_run=dry_run)
-    return {"archived": done.archived, "kept": done.kept, "dry_run": dry_run}
+def _consolidate(memory: Memory, arguments: Arguments) -> dict[str, object]:
+    return {**memory.consolidate(**arguments)._asdict(), "dry_run": arguments.get("dry_run", True)}
 
 
-def _shape(item: Item) -> dict[str, object]:
-    return item._asdict()
-
-
-def _string(arguments: Mapping[str, object], name: str) -> str | None:
-    value = arguments.get(name)
-    return value if isinstance(value, str) else None
-
-
-def _moment(arguments: Mapping[str, object], name: str) -> float | None:
-    text = _string(arguments, name)
-    if text is None:
-        return None
+def _moment(name: str, text: str) -> float:
     try:
         when = datetime.fromisoformat(text)
         return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError) as error:
         raise _misfit(name, "format", "must be a time such as 2026-01-31T12:00:00Z") from error
-
-
-def _strings(arguments: Mapping[str, object], name: str) -> list[str]:
-    return [each for each in as_array(arguments.get(name)) or () if isinstance(each, str)]
 
 
 _READS = {"readOnlyHint": True, "destructiveHint": False, "idempotentHint": True}
