@@ -119,7 +119,7 @@ def daemon_stop(session: Session, timeout_s: float | None, no_wait: bool) -> Non
 @option("--check", "Let the next program prove that it can go on, and change nothing.")
 @option("--timeout D", "Time for what cannot be taken along to end (10 s).", "timeout_s", type=duration)
 def daemon_upgrade(session: Session, python: str | None, check: bool, timeout_s: float | None) -> None:
-    """Let a newer program take the place of the running daemon, and end nothing.
+    """Let a newer program take the daemon's place, and end nothing.
 
     Workers, MCP servers and their pids stay. What cannot be taken along is waited for, and then refuses the upgrade by name.
     """
