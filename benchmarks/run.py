@@ -51,6 +51,7 @@ PARTS = [
     Part("steps", has_peers=True),
     Part("million"),
     Part("backup"),
+    Part("upgrade"),
     Part("growth"),
     Part("logs", has_peers=True),
     Part("memory"),

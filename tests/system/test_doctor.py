@@ -268,3 +268,9 @@ def test_what_keeps_corral_from_working_is_broken(changes: dict[str, Any], topic
     found = verdicts(replace(BEST, **changes))
     assert {name for name, finding in found.items() if finding.verdict == "broken"} == {topic}
     assert found[topic].remedy
+
+
+def test_a_daemon_that_is_not_of_the_installed_version_is_a_warning() -> None:
+    finding = verdicts(replace(BEST, versions=("1.0.0", "1.1.0")))["version"]
+    assert (finding.verdict, "corral daemon upgrade" in finding.remedy) == ("warning", True)
+    assert "version" not in verdicts(replace(BEST, versions=("1.1.0", "1.1.0")))

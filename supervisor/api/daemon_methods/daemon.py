@@ -223,6 +223,7 @@ class DoctorMethods:
             log=log,
             journal_problem=stuck,
             unplanned=self._workers.launcher.unplanned,
+            version=__version__,
             services=await self._services(),
             environ=os.environ,
         )

@@ -198,6 +198,10 @@ def _places(facts: Facts) -> list[Finding]:
         )
     else:
         found.append(Finding("socket", "ok", _socket(facts.socket)))
+    running, installed = facts.versions
+    if running and installed and running != installed:
+        text = f"the daemon runs {running}, and {installed} is installed"
+        found.append(Finding("version", "warning", text, "corral daemon upgrade, or a restart"))
     if facts.config_problem:
         found.append(Finding("configuration", "broken", facts.config_problem, "corrald --check"))
     return found

@@ -3,10 +3,13 @@
 The facts are read, not judged: `host_check` judges them.
 """
 
+import contextlib
 import os
 import pwd
+import re
 import resource
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +74,8 @@ class Facts:
     log: str = ""
     journal_problem: str = ""
     unplanned: str = ""
+    versions: tuple[str, str] = ("", "")
+    """That of the running daemon, and that which is installed."""
     services: "Services | None" = None
     strict: availability.Trial = NO_TRIAL
     container: engines.Trial = NO_ENGINES
@@ -118,6 +123,7 @@ def look(
     log: str = "",
     journal_problem: str = "",
     unplanned: str = "",
+    version: str = "",
     services: Services | None = None,
     environ: Mapping[str, str],
 ) -> Facts:
@@ -147,6 +153,7 @@ def look(
         log=log,
         journal_problem=journal_problem,
         unplanned=unplanned,
+        versions=(version, _installed()),
         services=services,
         strict=availability.tried(environ),
         container=engines.tried(environ, may_leave_traces=is_daemon),
@@ -265,3 +272,12 @@ def _has_capability(number: int) -> bool:
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> number & 1)
     return False
+
+
+def _installed() -> str:
+    """Returns the version of corral that is installed in place of this one; empty where that cannot be read."""
+    with contextlib.suppress(OSError, UnicodeError):
+        text = Path(sys.modules["corral"].__path__[0], "__init__.py").read_text("utf-8")
+        if (found := re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)) is not None:
+            return found[1]
+    return ""
