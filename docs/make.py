@@ -14,7 +14,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from corral.supervisor.api.schema.reference import with_tables
+from corral.supervisor.api.schema.documents import with_tables
 
 DOCS = Path(__file__).parent
 CHANGES = DOCS.parent / "CHANGELOG.md"
