@@ -70,7 +70,12 @@ class WorkerPeer:
         self.withdrawn: list[object] = []
         self._command = [str(each) for each in command]
         self._cwd = cwd
-        self._environment = {**os.environ, "CORRAL_WORKER": "tested-0#1", **(environment or {})}
+        self._environment = {
+            **os.environ,
+            "CORRAL_WORKER": "tested-0#1",
+            "PYTHONUNBUFFERED": "1",
+            **(environment or {}),
+        }
         self._changes: set[asyncio.Event] = set()
         self._last_id = 0
         self._waiting: dict[object, asyncio.Future[Json]] = {}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from daemon_process import BIN, DaemonProcess
+from daemon_process import BIN, DaemonProcess, until
 from free_ports import free_port, free_ports
 
 pytestmark = pytest.mark.shell
@@ -28,6 +28,8 @@ agent = Agent()
 async def run(task: Task):
     if task.objective == "tools":
         return await tools()
+    if task.objective == "print":
+        print("half a line", end="")
     return {{**{{name: os.environ.get(name) for name in {NAMES}}}, "port": AT_IMPORT}}
 
 
@@ -134,6 +136,12 @@ def test_every_worker_has_the_socket_its_agent_and_its_number(daemon: DaemonProc
         assert report["port"] == (str(8000 + int(digits)) if agent == "cold" else None)
     warm = daemon.call("daemon.status", names=[agent])["agents"][0]["warm"]
     assert warm["state"] == ("warm" if agent == "forked" else "cold"), warm
+
+
+@pytest.mark.parametrize("agent", ["forked", "cold"])
+def test_what_an_agent_prints_is_in_the_log_before_its_line_ends(daemon: DaemonProcess, agent: str) -> None:
+    daemon.call("task.run", agent=agent, objective="print")
+    until(lambda: "half a line" in daemon.corral("logs", agent).stdout)
 
 
 def test_a_number_stays_over_a_restart_and_the_next_follows_at_scaling(daemon: DaemonProcess) -> None:

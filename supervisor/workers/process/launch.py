@@ -420,14 +420,12 @@ def _is_remote(spec: Spec) -> bool:
 
 def _own(spec: Spec, host: Host, unit: str) -> dict[str, str]:
     """Returns the variables that corral sets for every process of a worker; the spec may set each differently."""
-    env = {"CORRAL_AGENT": spec.name}
+    env = {"CORRAL_AGENT": spec.name, "PYTHONUNBUFFERED": "1"}
     if host.socket is not None:
         env["CORRAL_SOCKET"] = str(host.socket)
     instance = instance_of(unit)
     if instance is not None:
         env[INSTANCE] = str(instance)
-    if spec.entrypoint is None:  # the SDK itself flushes every line
-        env["PYTHONUNBUFFERED"] = "1"
     return env
 
 
