@@ -47,6 +47,9 @@ RUNS = {
         "tests/system/cgroup_tier/run.py", "limits by control groups, in a guest with controllers", 3
     ),
     "conformance": LongRun("tests/conformance/run.py", "the official conformance suite of MCP, both sides", 3),
+    "environments": LongRun(
+        "tests/environments.py", "tests with the system's Python, as an ordinary user, with another PATH", 20
+    ),
     "existing-agents": LongRun(
         "examples/existing-agents/demo.py", "agents of others review this repository (1.5 GB to install)", 4
     ),

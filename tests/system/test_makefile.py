@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import environments
 import long_runs
 
 ROOT = Path(__file__).parents[2]
@@ -77,3 +78,8 @@ def test_the_program_of_a_long_run_exists(name: str) -> None:
     programs = [word for word in words if word.endswith(".py")]
     assert programs
     assert all((ROOT / word).exists() for word in programs)
+
+
+def test_the_tests_of_each_environment_exist() -> None:
+    named = [ROOT / "tests" / each for row in environments.ROWS.values() for each in row.tests]
+    assert [str(each) for each in named if not each.exists()] == []
