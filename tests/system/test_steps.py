@@ -16,6 +16,7 @@ import pytest
 
 from corral.worker.contract.errors import Conflict
 from daemon_process import DaemonProcess, until
+from seeds import seeds
 
 AGENT = """
 import asyncio, os
@@ -247,7 +248,7 @@ def steps_of(daemon: DaemonProcess, task: str) -> list[Any]:
     return daemon.call("task.show", task=task, steps=True)["steps"]  # type: ignore[no-any-return]  # its shape is known
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", seeds(2, 1))
 def test_forty_steps_are_paid_once_each_whatever_is_killed(daemon: DaemonProcess, seed: int) -> None:
     chance = random.Random(seed)
     task = daemon.call("task.submit", agent="stepper", objective="forty")["id"]

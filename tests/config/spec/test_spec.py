@@ -667,7 +667,7 @@ def assert_plain(error: InvalidParams | None) -> None:
         assert error.message.isprintable()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(table=st.dictionaries(st.sampled_from(_WORDS), _TABLES, max_size=5), kind=st.sampled_from(("agent", "mcp")))
 def test_any_table_is_decoded_or_refused(table: dict[str, object], kind: Literal["agent", "mcp"]) -> None:
     assert_plain(
@@ -675,7 +675,7 @@ def test_any_table_is_decoded_or_refused(table: dict[str, object], kind: Literal
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.sampled_from(_WORDS), _TABLES, max_size=5))
 def test_any_document_is_decoded_or_refused(document: dict[str, object]) -> None:
     text = "".join(f"{json.dumps(key)} = {inline(value)}\n" for key, value in document.items())

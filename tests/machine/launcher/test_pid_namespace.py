@@ -19,6 +19,7 @@ from corral.supervisor.machine.linux import kernel
 from corral.supervisor.workers.process.launcher_client import Child, Exit, Launch, Launcher
 from corral.worker.contract.errors import SpawnFailed
 from launcher_wire import AGENTS, BOUND_S, PYTHON, with_token
+from seeds import seeds
 
 ROOT = os.geteuid() == 0
 NOBODY = 65534
@@ -157,7 +158,7 @@ def test_a_killed_launcher_is_replaced_by_one_in_a_namespace(token: str) -> None
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("attempt", range(3))
+@pytest.mark.parametrize("attempt", seeds(3, 1))
 @pytest.mark.parametrize("dies", ["daemon", "launcher", "both"])
 def test_nothing_is_left_whoever_dies(token: str, dies: str, attempt: int) -> None:
     options = json.dumps({"pid_namespace": True})

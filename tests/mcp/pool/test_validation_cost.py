@@ -9,6 +9,7 @@ import pytest
 
 from corral.mcp.pool.validation import Schema
 from corral.worker.contract.errors import InvalidParams, ResourceLimitExceeded
+from seeds import seeds
 
 BOUND_S = 0.5
 """Processor time of one check that is let through: 0.05 s on a quiet machine; what is undercounted takes seconds to hours."""
@@ -81,7 +82,7 @@ def test_a_few_levels_are_checked() -> None:
     assert Schema(by_reference(4)).faults({"a": "text"}) != []
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", seeds(5, 2))
 def test_whatever_a_schema_nests_a_check_is_short_or_refused(seed: int) -> None:
     chance = random.Random(seed)
     for number in range(CASES):
@@ -162,7 +163,7 @@ def test_a_value_that_is_too_long_to_be_explained_is_refused_all_the_same() -> N
     assert fault["path"] == ""
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", seeds(5, 2))
 def test_however_long_a_value_and_whatever_its_patterns_a_check_is_short_or_refused(seed: int) -> None:
     chance = random.Random(f"long {seed}")
     for number in range(40):

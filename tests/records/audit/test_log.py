@@ -36,6 +36,7 @@ from corral.worker.control.params import NoParams
 from corral.worker.control.results import Done
 from corral.worker.methods.faces import faces
 from corral.worker.methods.method import Signature, access, method
+from seeds import seeds
 
 pytestmark = pytest.mark.shell
 
@@ -703,7 +704,7 @@ def test_a_question_that_few_records_answer_is_answered_page_by_page_in_both_dir
 # -- long random lives
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", seeds(8, 3))
 def test_a_random_audit_is_whole_until_one_thing_is_changed_and_that_is_named(
     path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from corral.supervisor.records.logs.capture import LogWriter
 from corral.supervisor.records.logs.file_format import LogFilter, Record
 from corral.supervisor.records.logs.store import LogStore
 from log_folder import run, settle, writer_of
+from seeds import seeds
 
 pytestmark = pytest.mark.shell
 
@@ -174,7 +175,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", seeds(8, 2))
 def test_through_all_that_can_happen_followers_see_each_line_once_or_learn_how_many_they_missed(
     tmp_path: Path, seed: int
 ) -> None:

@@ -13,6 +13,7 @@ from corral.worker.contract import codec
 from corral.worker.contract.errors import Corrupted, ResourceLimitExceeded
 from corral.worker.contract.worker_messages import MemoryChanges, MemoryDelta
 from corral.worker.sdk.session import Memory
+from seeds import seeds
 
 pytestmark = pytest.mark.core
 
@@ -114,7 +115,7 @@ class Life:
 
 
 @pytest.mark.parametrize("limit_bytes", [600, PLENTY])
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", seeds(10, 4))
 def test_a_long_life_of_turns_is_the_same_in_memory_lean_and_read_back(seed: int, limit_bytes: int) -> None:
     life = Life(seed, limit_bytes)
     for _ in range(60):

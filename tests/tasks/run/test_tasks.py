@@ -31,6 +31,7 @@ from corral.worker.contract.errors import (
 )
 from corral.worker.contract.records import Task, TaskParams
 from corral.worker.control.params import ScheduleParams
+from seeds import seeds
 from task_harness import BOUND_S, RETRY_S, TaskHarness, full, task_harness
 from worker_peer import on_loop
 
@@ -531,7 +532,7 @@ class Life:
             each.result()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", seeds(6, 2))
 @on_loop
 async def test_whatever_happens_each_task_ends_once(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     print("seed", seed)

@@ -23,6 +23,7 @@ from corral.supervisor.workers.process import containment
 from corral.supervisor.workers.process.launcher_client import Child, Exit, Launch, Launcher
 from corral.worker.contract.errors import Overloaded, ShuttingDown, SpawnFailed
 from launcher_wire import debugged
+from seeds import seeds
 
 pytestmark = pytest.mark.shell
 
@@ -514,7 +515,7 @@ def test_a_launcher_that_cannot_start_is_an_error() -> None:
 # --- the daemon dies ---
 
 
-@pytest.mark.parametrize("attempt", range(4))
+@pytest.mark.parametrize("attempt", seeds(4, 1))
 def test_nothing_outlives_a_killed_daemon(token: str, attempt: int) -> None:
     options = json.dumps(Daemon.settings, default=str)
     host = [sys.executable, str(AGENTS / "launcher_host.py"), token, "10", options]
