@@ -368,7 +368,7 @@ def test_an_agent_works_within_the_paths_of_its_spec(daemon: DaemonProcess) -> N
     folder.mkdir()
     spec = {
         "protocol": "acp",
-        "command": [sys.executable, "-P", str(AGENTS.parents[1] / "examples" / "acp" / "agent.py")],
+        "command": [sys.executable, "-P", str(Path(__file__).parents[2] / "examples" / "acp" / "agent.py")],
         "permissions": "allow",
         "process": {"working_directory": str(folder), "read_paths": [str(folder)], "write_paths": [str(folder)]},
     }
