@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 from corral.worker.contract import toml_text
 from corral.worker.contract.codec import as_array, as_object
 from corral.worker.contract.errors import InvalidParams
-from corral.worker.contract.literal import literal
+from corral.worker.contract.toml_text import literal
 
 from ..tools.import_convert import allowed_name, looks_secret
 

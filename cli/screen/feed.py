@@ -81,7 +81,7 @@ class Feed:
 
     async def _refresh_until_lost(self, connection: Connection) -> None:
         loop = asyncio.get_running_loop()
-        gone = asyncio.ensure_future(connection.wait_closed())
+        gone = asyncio.ensure_future(connection.channel.wait_closed())
         try:
             while not gone.done():
                 next_at = loop.time() + self._interval_s
@@ -166,7 +166,7 @@ class Feed:
                     else:
                         await connection.call("event.follow", {"types": ["task.*"]}, timeout_s=ANSWER_S)
                     await self._list_tasks(connection, params)
-                    await connection.wait_closed()
+                    await connection.channel.wait_closed()
             except CorralError:
                 pass  # it has gone, as the list of agents says, or the agent has
             await asyncio.sleep(RETRY_LAST_S)

@@ -16,7 +16,7 @@ from typing import NamedTuple, NoReturn
 from corral.worker.contract import toml_text
 from corral.worker.contract.codec import as_array, as_object
 from corral.worker.contract.errors import InvalidParams
-from corral.worker.contract.literal import literal_table
+from corral.worker.contract.toml_text import literal_table
 
 from .import_files import Section, Surroundings, Table, refuse
 

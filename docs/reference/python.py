@@ -4,6 +4,7 @@ A method that worker/client/runtime.py defines by hand is not generated; FULL na
 """
 
 import ast
+import re
 import subprocess
 import sys
 import types
@@ -63,7 +64,7 @@ def hand_made() -> set[str]:
 HEAD = '''\
 # written by docs/reference/python.py; do not edit
 # ruff: noqa: A002, D102 - parameters have the names that the daemon has for them; the docstrings are those of the definitions
-# `calls` makes the bodies.
+# `declares` makes the bodies.
 # mypy: disable-error-code="empty-body"
 """Declares each method of the daemon with its types; `runtime.AgentRuntime` and `blocking.Runtime` have these methods, and more."""
 
@@ -80,16 +81,36 @@ class Methods:
 def methods_module() -> str:
     """Returns the text of worker/client/methods.py."""
     known = hand_made()
-    names: set[tuple[str, str]] = {(".calling", "calls")}
+    names: set[tuple[str, str]] = {(".calling", "calls"), (".calling", "declares")}
+    inferred: list[str] = []
     bodies: list[str] = []
     for _, entry in sorted(METHODS.items()):
         name = entry.faces.python
         if name is None or entry.faces.only_streams:
             continue
         name = FULL.get(name, name) if name in known else name
-        if name not in known:
+        if name in known:
+            continue
+        module, constant = DEFINITIONS[entry.name]
+        names.add(("..methods", module))
+        if _is_inferred(entry):
+            inferred.append(f"    {name} = calls({module}.{constant})\n")
+        else:
             bodies.append(_method(name, entry, names))
-    return _formatted(HEAD % _imports(names) + "".join(bodies))
+    return _formatted(HEAD % _imports(names) + "\n" + "".join([*inferred, *bodies]))
+
+
+def _is_inferred(entry: Method) -> bool:
+    """Returns whether a checker takes the signature from the params: all are required, and no list, mapping or time."""
+    hints = typing.get_type_hints(entry.params)
+    is_plain = all(
+        not {"Sequence", "Mapping", "datetime"} & set(re.findall(r"\w+", _type(each, set()))) for each in hints.values()
+    )
+    return (
+        is_plain
+        and all(each.required for each in msgspec.structs.fields(entry.params))
+        and _result(entry.result, set()) != "object"
+    )
 
 
 def _method(name: str, entry: Method, names: set[tuple[str, str]]) -> str:
@@ -107,9 +128,8 @@ def _method(name: str, entry: Method, names: set[tuple[str, str]]) -> str:
     signature = ", ".join(["self", *required, *(["*"] if optional else []), *optional])
     result = _result(entry.result, names)
     module, constant = DEFINITIONS[entry.name]
-    names.add(("..methods", module))
     return f"""
-    @calls({module}.{constant})
+    @declares({module}.{constant})
     async def {name}({signature}) -> {result}: ...
 """
 

@@ -30,9 +30,8 @@ from .composition.faces import export_figures, make_listener, make_services
 from .composition.groups import Groups, make_groups, start_launcher
 from .composition.life import Room, close, life_of, load, settle, start
 from .composition.method_table import compose_api
-from .host.end_signal import EndSignal
 from .host.installation import Paths, built_in, raise_descriptor_limit, read_config
-from .host.lifeline import Lifeline
+from .host.lifeline import EndSignal, Lifeline
 from .host.self_checks import SelfChecks
 from .host.service_manager import ServiceManager
 from .host.state_folder import check_state_folder, open_store

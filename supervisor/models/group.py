@@ -8,14 +8,12 @@ from corral.supervisor.records.group import RecordsGroup
 from corral.supervisor.tasks.group import TasksGroup
 from corral.supervisor.workers.group import WorkersGroup
 
-from .desk.access import ModelAccess
 from .desk.desk import ModelDesk
-from .desk.endpoints import ModelEndpoints
 from .desk.journals import Journals
 from .desk.ledger import Ledger
 from .desk.listing import ModelListing
 from .desk.measured import MeasuredCalls
-from .desk.process import ModelGateway
+from .desk.process import ModelAccess, ModelEndpoints, ModelGateway
 from .desk.under_way import CallsUnderWay
 from .gateway.keys import Keys
 

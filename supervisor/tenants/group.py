@@ -11,12 +11,9 @@ from corral.worker.contract.names import tenant_of
 from .limits.disk import TenantDisk
 from .limits.slices import Slices
 from .limits.trees import TenantTrees
-from .quotas.disk_use import DiskUse
-from .quotas.refusals import Refusals
-from .quotas.request_gate import RequestGate
-from .quotas.room import TenantGate
+from .quotas.room import DiskUse, Refusals, TenantGate
 from .quotas.task_limits import TaskLimits
-from .quotas.turns import CallTurns
+from .quotas.turns import CallTurns, RequestGate
 from .registry.accounts import Accounts
 from .registry.tenants import Tenants
 from .tokens.tokens import Tokens

@@ -82,14 +82,14 @@ PURE = {
     "supervisor.config.spec": "probe_spec team workflow spec sections template_spec templates loader diff",
     "supervisor.faces.a2a": "messages",
     "supervisor.machine.isolation": "levels bubblewrap",
-    "supervisor.models.gateway": "usage endpoint shapes stream",
+    "supervisor.models.gateway": "usage shapes stream",
     "supervisor.records.backup": "export",
     "supervisor.records.memory": "session",
     "supervisor.records.store": "sealed",
     "supervisor.tasks.rules": "availability boundaries payload queue",
     "supervisor.tasks.workflows": "cron workflow_decision",
     "supervisor.tenants.limits": "sums",
-    "supervisor.tenants.quotas": "minute spending fair_share task_limits",
+    "supervisor.tenants.quotas": "spending fair_share task_limits",
     "supervisor.tenants.registry": "floor",
     "supervisor.tenants.tokens": "scope change_rate",
     "supervisor.workers.egress": "rules",
@@ -97,7 +97,7 @@ PURE = {
     "supervisor.workers.usage": "limits",
     "supervisor.workers.zygote": "policy",
     "worker.a2a": "messages",
-    "worker.acp": "policy content capabilities",
+    "worker.acp": "messages policy",
 }
 """Modules that decide and do nothing: no I/O, no clock, no randomness."""
 

@@ -26,8 +26,7 @@ from corral.supervisor.tasks.group import make_tasks
 from corral.supervisor.tasks.run import dispatcher, endings, executor, record_writer, tasks
 from corral.supervisor.tasks.run.executor import Sessions
 from corral.supervisor.tenants.group import TenantsGroup
-from corral.supervisor.tenants.quotas.disk_use import DiskUse
-from corral.supervisor.tenants.quotas.refusals import Refusals
+from corral.supervisor.tenants.quotas.room import DiskUse, Refusals
 from corral.supervisor.tenants.quotas.task_limits import TaskLimits
 from corral.supervisor.tenants.quotas.turns import CallTurns
 from corral.supervisor.tenants.registry.tenants import Tenants

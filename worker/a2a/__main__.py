@@ -12,9 +12,8 @@ from collections.abc import Mapping
 
 from ..contract.errors import CorralError, TaskFailed, WorkerFailed
 from ..sdk.results import Json
-from ..sdk.task import Start, Task
-from ..webhook.service import Target
-from ..webhook.worker import serve
+from ..sdk.task import Task
+from ..webhook.service import Service, serve
 from .messages import ASKS, ENDED, RemoteTask, reply_of, request_of
 from .remote import Remote
 
@@ -29,16 +28,8 @@ QUESTIONS = 50
 class Runner:
     """Runs the tasks of one remote agent."""
 
-    def __init__(self, target: Target) -> None:
-        self._remote = Remote(target)
-
-    async def open(self, _start: Start) -> None:
-        """Opens the pool of connections, before the worker is ready."""
-        self._remote.open()
-
-    async def close(self) -> None:
-        """Closes the connections."""
-        await self._remote.close()
+    def __init__(self, service: Service) -> None:
+        self._remote = Remote(service)
 
     async def run(self, task: Task) -> Json:
         """Runs a task at the remote agent, and returns its output."""
@@ -46,9 +37,6 @@ class Runner:
         try:
             await self._run(task, remote)
             return remote.output()
-        except CorralError as error:
-            self._remote.target.mask(error)
-            raise
         except asyncio.CancelledError:
             await self._cancel(task, remote)
             raise
@@ -142,4 +130,4 @@ class Runner:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(Runner))
+    sys.exit(serve(lambda service: Runner(service).run))

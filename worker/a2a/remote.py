@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from datetime import UTC, datetime
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import aiohttp
@@ -15,7 +15,7 @@ from ..contract.errors import ResourceLimitExceeded, TaskFailed
 from ..contract.jsonrpc import MAX_MESSAGE_BYTES
 from ..sdk.task import Task
 from ..webhook import delivery
-from ..webhook.service import Target, connections, head_of, unreachable, whole_body
+from ..webhook.service import Service, whole_body
 from .messages import REST, VERSION, Interface, call_of, card_url, error_of, interface_of
 
 CARD_S = 300.0
@@ -28,26 +28,18 @@ Json = Any  # a value of the protocol, checked where it is used
 class Remote:
     """Represents one remote agent."""
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self._http: aiohttp.ClientSession
+    def __init__(self, service: Service) -> None:
+        self.target = service.target
+        self._service = service
         self._interface: Interface | None = None
         self._known_at = 0.0
-
-    def open(self) -> None:
-        """Opens the pool of connections."""
-        self._http = connections()
-
-    async def close(self) -> None:
-        """Closes the connections."""
-        await self._http.close()
 
     async def interface(self, task: Task) -> Interface:
         """Returns where the agent is, by its card."""
         now = time.monotonic()
         if self._interface is None or now > self._known_at + CARD_S:
             url = card_url(self.target.url)
-            async with _Request(self, task, "GET", url, None) as response:
+            async with self._request(task, "GET", url, None) as response:
                 card = self._decoded(await whole_body(response, task.id))
             self._interface, self._known_at = interface_of(card, self.target.url), now
         return self._interface
@@ -56,14 +48,14 @@ class Remote:
         """Returns the result of a call."""
         interface = await self.interface(task)
         call = call_of(interface, task.id, method, params)
-        async with _Request(self, task, call.verb, call.url, call.body) as response:
+        async with self._request(task, call.verb, call.url, call.body) as response:
             return self._result(interface, await whole_body(response, task.id))
 
     async def stream(self, task: Task, method: str, params: Mapping[str, object]) -> AsyncGenerator[Json, None]:
         """Yields the results that a call streams; raises as `call`."""
         interface = await self.interface(task)
         call = call_of(interface, task.id, method, params)
-        async with _Request(self, task, call.verb, call.url, call.body, accept=EVENTS) as response:
+        async with self._request(task, call.verb, call.url, call.body, accept=EVENTS) as response:
             if response.content_type != EVENTS:
                 yield self._result(interface, await whole_body(response, task.id))
                 return
@@ -104,40 +96,12 @@ class Remote:
             text = f"cannot read an answer of {self.target.address}: it is not JSON: {shown}"
             raise TaskFailed(text, reason=str(error)) from None
 
-    def request(
-        self, task: Task, method: str, url: URL, body: bytes | None, accept: str
-    ) -> Any:  # Any: a context manager of aiohttp
-        """Returns a request, which is sent when it is entered."""
+    def _request(
+        self, task: Task, method: str, url: URL, body: bytes | None, accept: str = "application/json"
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         own = {"Accept": accept, "A2A-Version": VERSION, "User-Agent": f"corral/{__version__}"}
         if body is not None:
             own["Content-Type"] = "application/json"
         if task.traceparent is not None:
             own["traceparent"] = task.traceparent
-        headers = {**own, **self.target.headers}
-        return self._http.request(method, url, data=body, headers=headers, allow_redirects=False)
-
-
-class _Request:
-    """Sends a request, and turns what fails into a typed error."""
-
-    def __init__(
-        self, remote: Remote, task: Task, method: str, url: URL, body: bytes | None, accept: str = "application/json"
-    ) -> None:
-        self._address, self._worker = remote.target.address, task.worker
-        self._entered = remote.request(task, method, url, body, accept)
-
-    async def __aenter__(self) -> aiohttp.ClientResponse:
-        try:
-            response: aiohttp.ClientResponse = await self._entered.__aenter__()
-        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is one
-            raise unreachable(error, self._address, self._worker) from None
-        if 200 <= response.status < 300:
-            return response
-        head, now = await head_of(response), datetime.now(UTC)
-        response.close()
-        raise delivery.error_of(response.status, response.headers, head, self._address, now)
-
-    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
-        await self._entered.__aexit__(kind, error, trace)
-        if isinstance(error, aiohttp.ClientError | OSError):
-            raise unreachable(error, self._address, self._worker) from None
+        return self._service.request(task, method, url, body, {**own, **self.target.headers})

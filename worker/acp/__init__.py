@@ -5,5 +5,5 @@ has the life cycle, the limits and the queue of every other one. The process is 
 its child, is the client on that one's stdin and stdout, and ends as PROGRAM ends. Files and terminals that PROGRAM asks
 for are served in this process, and so within the isolation of the agent. It must not know the daemon beyond the SDK.
 
-Begin with `bridge`: it runs a task as a prompt turn. `policy` and `content` decide, without I/O.
+Begin with `bridge`: it runs a task as a prompt turn. `policy` and `messages` decide, without I/O.
 """

@@ -18,8 +18,8 @@ from ..contract.jsonrpc import MAX_MESSAGE_BYTES, Notification, Request
 from ..sdk.results import Json, object_of
 from ..sdk.stdio import log_line
 from ..sdk.task import Hooks, Start, Task, stateless
-from . import content, files, policy
-from .capabilities import PROTOCOL_VERSION, AgentInfo, info_of, is_sign_in, sign_in_failed, turn_refused, words_of
+from . import files, messages, policy
+from .messages import PROTOCOL_VERSION, AgentInfo, info_of, is_sign_in, sign_in_failed, turn_refused, words_of
 from .process import AgentProcess
 from .sessions import Session, Sessions
 from .tool_server import ToolServer
@@ -65,8 +65,8 @@ class Bridge:
         self._served: dict[str, Callable[[Session, Mapping[str, object]], Awaitable[object]]] = {
             "session/request_permission": self._permission,
             "elicitation/create": self._form,
-            "fs/read_text_file": self._read,
-            "fs/write_text_file": self._write,
+            "fs/read_text_file": lambda _, params: asyncio.to_thread(files.read_text, params, self._folder),
+            "fs/write_text_file": lambda _, params: asyncio.to_thread(files.write_text, params, self._folder),
             "terminal/create": lambda session, params: session.terminals.create(params),
             "terminal/wait_for_exit": lambda session, params: session.terminals.wait_for_exit(params),
             "terminal/output": _at_once(lambda session, params: session.terminals.output(params)),
@@ -154,9 +154,9 @@ class Bridge:
             answer = await self._prompted(session, turn)
             turn.finish()
             await sending
-            if (failure := content.error_of(answer, turn.last_message)) is not None:
+            if (failure := messages.error_of(answer, turn.last_message)) is not None:
                 raise failure
-            output = content.output_of(turn.last_message, turn.others, task.output_format)
+            output = messages.output_of(turn.last_message, turn.others, task.output_format)
             message = turn.last_message  # it has come to its end: the session keeps it
             return output
         finally:
@@ -165,7 +165,7 @@ class Bridge:
 
     async def _prompted(self, session: Session, turn: Turn) -> object:
         task = turn.task
-        blocks = content.blocks_of(task, embeds=self._info.embeds, earlier=session.earlier)
+        blocks = messages.blocks_of(task, embeds=self._info.embeds, earlier=session.earlier)
         params = {"sessionId": session.id, "prompt": blocks}
         prompt = asyncio.get_running_loop().create_task(self._agent.request("session/prompt", params))
         try:
@@ -179,7 +179,7 @@ class Bridge:
                 question.cancel()
             await asyncio.wait([prompt])  # the daemon bounds it, and replaces the worker
             raise
-        if tokens := content.usage_of(answer).tokens:
+        if tokens := messages.tokens_of(answer):
             task.usage(tokens)
         return answer
 
@@ -193,7 +193,7 @@ class Bridge:
         if session is None or update is None:
             return
         if update.get("sessionUpdate") == "usage_update":
-            cost = content.cost_cents_of(update)
+            cost = messages.cost_cents_of(update)
             if cost is not None and cost > session.cost_cents:
                 if session.turn is not None:
                     session.turn.task.usage(0, cost - session.cost_cents)
@@ -212,12 +212,6 @@ class Bridge:
             text = f'cannot serve "{request.method}": there is no session {session_id!r:.100}'
             raise InvalidParams(text, key="sessionId", value=session_id)
         return await served(session, request.params)
-
-    async def _read(self, _session: Session, params: Mapping[str, object]) -> object:
-        return await asyncio.to_thread(files.read_text, params, self._folder)
-
-    async def _write(self, _session: Session, params: Mapping[str, object]) -> object:
-        return await asyncio.to_thread(files.write_text, params, self._folder)
 
     # -- permissions
 

@@ -5,17 +5,17 @@ that another life went on with is loaded anew. Where the agent can do neither, a
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ..contract.codec import as_object
 from ..contract.errors import CorralError, TaskFailed
 from ..sdk.results import Json
 from ..sdk.stdio import log_line
 from ..sdk.task import Calls, Task
-from .capabilities import AgentInfo, is_sign_in
+from .messages import AgentInfo, is_sign_in
 from .process import AgentProcess
 from .terminals import Terminals
-from .tool_server import ToolServer
+from .tool_server import ToolServer, TurnCalls
 from .turn import Turn
 
 KEY = "acp"
@@ -42,26 +42,6 @@ class Session:
         self.earlier: Sequence[Mapping[str, Json]] = ()
         self.cost_cents = 0.0
         self.last_use = 0
-
-
-class TurnCalls:
-    """Makes tool requests to the daemon: for the task of the turn that runs, else for the agent."""
-
-    def __init__(self, turn: Callable[[], Turn | None], calls: Calls) -> None:
-        self._turn = turn
-        self._calls = calls
-
-    async def tools(self) -> object:
-        """Returns the response to `tools/list`."""
-        return await self._calls.request("tools/list", self._for_task({}))
-
-    async def call(self, name: str, arguments: Mapping[str, object]) -> object:
-        """Returns the response to `tools/call`."""
-        return await self._calls.request("tools/call", self._for_task({"name": name, "arguments": arguments}))
-
-    def _for_task(self, params: dict[str, object]) -> dict[str, object]:
-        turn = self._turn()
-        return params if turn is None else {**params, "task": turn.task.id}
 
 
 class Sessions:

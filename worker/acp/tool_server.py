@@ -12,8 +12,6 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Protocol
 
 from corral import __version__
 from corral.mcp.endpoint.server import McpEndpoint
@@ -24,7 +22,9 @@ from ..contract.channel import Channel
 from ..contract.codec import as_array, as_object
 from ..contract.errors import MethodNotFound, NotFound, PermissionDenied
 from ..contract.jsonrpc import Notification, Peer, Request
+from ..sdk.task import Calls
 from . import relay
+from .turn import Turn
 
 CONNECTIONS_MOST = 256
 """Number of connections of the agent."""
@@ -38,16 +38,24 @@ NAME = "corral"
 """Name of the MCP server in the agent."""
 
 
-class Calls(Protocol):
-    """Defines the tool requests of one session to the daemon."""
+class TurnCalls:
+    """Makes tool requests to the daemon: for the task of the turn that runs, else for the agent."""
+
+    def __init__(self, turn: Callable[[], Turn | None], calls: Calls) -> None:
+        self._turn = turn
+        self._calls = calls
 
     async def tools(self) -> object:
-        """Returns the response to `tools/list` of the worker protocol."""
-        ...
+        """Returns the response to `tools/list`."""
+        return await self._calls.request("tools/list", self._for_task({}))
 
     async def call(self, name: str, arguments: Mapping[str, object]) -> object:
-        """Returns the response to `tools/call` of the worker protocol."""
-        ...
+        """Returns the response to `tools/call`."""
+        return await self._calls.request("tools/call", self._for_task({"name": name, "arguments": arguments}))
+
+    def _for_task(self, params: dict[str, object]) -> dict[str, object]:
+        turn = self._turn()
+        return params if turn is None else {**params, "task": turn.task.id}
 
 
 class ToolServer:
@@ -55,7 +63,7 @@ class ToolServer:
 
     def __init__(self) -> None:
         self._address = f"corral-tools-{os.getpid()}-{secrets.token_hex(8)}"
-        self._sessions: dict[str, Calls] = {}
+        self._sessions: dict[str, TurnCalls] = {}
         self._connections: set[Channel] = set()
         self._server: asyncio.Server
 
@@ -71,7 +79,7 @@ class ToolServer:
         for connection in tuple(self._connections):
             connection.close()
 
-    def offer(self, calls: Calls) -> tuple[str, dict[str, object]]:
+    def offer(self, calls: TurnCalls) -> tuple[str, dict[str, object]]:
         """Returns a token, and the entry of `mcpServers` by which a session reaches its tools until it is withdrawn."""
         token = secrets.token_hex(16)
         self._sessions[token] = calls
@@ -87,7 +95,7 @@ class ToolServer:
         """Ends what was offered."""
         self._sessions.pop(token, None)
 
-    def calls_of(self, token: object) -> Calls:
+    def calls_of(self, token: object) -> TurnCalls:
         """Returns the tool requests of a session."""
         found = self._sessions.get(token) if isinstance(token, str) else None
         if found is None:
@@ -157,7 +165,7 @@ class _Connection(Channel):
 class _Tools:
     """Represents the tools of one session to the MCP endpoint; there are no prompts and resources."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: TurnCalls) -> None:
         self._calls = calls
 
     @property
@@ -185,11 +193,7 @@ class _Tools:
 
     def watch(self, _on_change: Callable[[Kind], None]) -> Callable[[], None]:
         """Ignores the watcher: the daemon tells workers of no changes."""
-        return partial(_nothing)
-
-
-def _nothing() -> None:
-    return
+        return lambda: None
 
 
 def _tool(fields: Mapping[str, object]) -> dict[str, object]:

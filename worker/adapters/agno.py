@@ -42,7 +42,9 @@ def handler_of(found: Any, options: Mapping[str, Json], tools_of: ToolsOf) -> Ca
         tools = [native_tool(each) for each in await tools_of(task)]
         agent = found.deep_copy(update={"tools": [*(found.tools or ()), *tools]})
         asked = Message(role="user", content=prompt_of(task))
-        messages = [*map(_message, [] if found.db is not None else earlier(task, FRAMEWORK)), asked]
+        before = [] if found.db is not None else earlier(task, FRAMEWORK)
+        natives = [each.native or {"role": each.role, "content": each.text} for each in before]
+        messages = [*map(Message.from_dict, natives), asked]
         given = {"session_id": task.session, **options}
         if is_streamed(task):
             result = await _streamed(task, agent, messages, given)
@@ -67,10 +69,6 @@ async def _streamed(task: Task, agent: Any, messages: list[Message], given: Mapp
             await stream_text(task, event.content)
         result = event
     return result
-
-
-def _message(entry: Entry) -> Message:
-    return Message.from_dict(entry.native or {"role": entry.role, "content": entry.text})
 
 
 def _entries(messages: Sequence[Message] | None, given: int) -> list[Entry]:

@@ -41,7 +41,9 @@ def handler_of(found: Any, options: Mapping[str, Json], tools_of: ToolsOf) -> Ca
     async def run(task: Task) -> object:
         tools = [native_tool(each) for each in await tools_of(task)]
         agent = found.clone(tools=[*found.tools, *tools])
-        items: list[Any] = [_item(each) for each in earlier(task, FRAMEWORK)]
+        items: list[Any] = [
+            each.native or {"role": each.role, "content": each.text} for each in earlier(task, FRAMEWORK)
+        ]
         items.append({"role": "user", "content": prompt_of(task)})
         if is_streamed(task):
             result: Any = await _streamed(task, agent, items, options)
@@ -66,10 +68,6 @@ async def _streamed(task: Task, agent: Any, items: list[Any], options: Mapping[s
         task.usage(tokens=result.context_wrapper.usage.total_tokens)
         raise
     return result
-
-
-def _item(entry: Entry) -> Json:
-    return entry.native or {"role": entry.role, "content": entry.text}
 
 
 def _entries(items: Sequence[Json]) -> list[Entry]:

@@ -56,7 +56,7 @@ class Connection:
 
     def __init__(self, path: str, channel: "_Channel") -> None:
         self.path = path
-        self._channel = channel
+        self.channel = channel
         self._slots = asyncio.Semaphore(MAX_CALLS)
 
     @classmethod
@@ -94,7 +94,7 @@ class Connection:
     @property
     def is_closed(self) -> bool:
         """Returns True once the daemon has closed the connection or `close` was called."""
-        return self._channel.is_closed
+        return self.channel.is_closed
 
     async def call(
         self, method: str, params: Mapping[str, object] | None = None, *, timeout_s: float | None = None
@@ -111,32 +111,16 @@ class Connection:
         """
         async with self._slots:
             try:
-                return await self._channel.request(method, params, timeout_s=timeout_s)
+                return await self.channel.request(method, params, timeout_s=timeout_s)
             except Unreachable as error:
                 if "reason" in error.data:
                     raise
                 raise _closed(self.path) from error
 
-    def bind(self, on_notification: Callable[[Notification], None]) -> None:
-        """Passes all further notifications to `on_notification`."""
-        self._channel.bind(on_notification)
-
-    def pause(self) -> None:
-        """Stops reading, responses included, until `resume`."""
-        self._channel.pause()
-
-    def resume(self) -> None:
-        """Continues reading."""
-        self._channel.resume()
-
-    async def wait_closed(self) -> None:
-        """Waits until the connection is closed."""
-        await self._channel.wait_closed()
-
     async def close(self) -> None:
         """Closes the connection after its queued output is sent; pending calls raise Unreachable."""
-        await self._channel.wait_sent()
-        self._channel.close()
+        await self.channel.wait_sent()
+        self.channel.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -251,7 +235,7 @@ class Stream:
         self._waiting: deque[Notification] = deque()
         self._arrived = asyncio.Event()
         self._is_paused = False
-        connection.bind(self._take)
+        connection.channel.deliver_to(self._take)
 
     @classmethod
     async def open(cls, daemon: str | Endpoint) -> Self:
@@ -267,7 +251,7 @@ class Stream:
         self._arrived.set()
         if len(self._waiting) >= WAITING_MAX and not self._is_paused:
             self._is_paused = True
-            self.connection.pause()
+            self.connection.channel.pause()
 
     async def __aiter__(self) -> AsyncIterator[Notification]:
         """Yields the notifications in order of arrival.
@@ -275,7 +259,7 @@ class Stream:
         Raises:
             Unreachable: the connection ended, reason `closed`; all earlier notifications were yielded before.
         """
-        gone = asyncio.ensure_future(self.connection.wait_closed())
+        gone = asyncio.ensure_future(self.connection.channel.wait_closed())
         gone.add_done_callback(lambda _: self._arrived.set())
         try:
             while True:
@@ -283,7 +267,7 @@ class Stream:
                     yield self._waiting.popleft()
                     if self._is_paused and len(self._waiting) <= WAITING_MAX // 2:
                         self._is_paused = False
-                        self.connection.resume()
+                        self.connection.channel.resume()
                 if self.connection.is_closed:
                     raise _closed(self.connection.path)
                 self._arrived.clear()
@@ -316,7 +300,7 @@ class _Channel(Channel):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
         super().connection_made(transport)
 
-    def bind(self, on_notification: Callable[[Notification], None]) -> None:
+    def deliver_to(self, on_notification: Callable[[Notification], None]) -> None:
         self._subscriber = on_notification
 
     def pause(self) -> None:

@@ -20,7 +20,7 @@ from typing import BinaryIO, cast
 
 from ..contract.codec import as_array, as_object
 from ..contract.errors import InvalidParams, SpawnFailed, Timeout
-from ..contract.literal import literal
+from ..contract.toml_text import literal
 from .sync import SOCKET_PATH_BYTES_MAX
 
 START_S = 30.0
@@ -82,13 +82,14 @@ class Embedded:
             ready.bind(str(folder / "ready"))
             ready.setblocking(False)
             theirs, ours = os.pipe()
+            own = {key: value for key, value in os.environ.items() if not key.startswith(FOREIGN_VARIABLES)}
             log = (folder / "corrald.log").open("w+b")
             try:
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-P", "-m", "corral.supervisor"),
                     *(f"--config={file}", f"--socket={_socket_in(folder)}"),
                     *(f"--state-dir={state}", f"--lifeline={theirs}", f"--scratch={folder}"),
-                    env={**_environ(), "NOTIFY_SOCKET": str(folder / "ready")},
+                    env={**own, "NOTIFY_SOCKET": str(folder / "ready")},
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -172,11 +173,6 @@ def _make_folder() -> Path:
 
 def _socket_in(folder: Path) -> Path:
     return folder / "corral.sock"
-
-
-def _environ() -> dict[str, str]:
-    """Returns the environment of this program without FOREIGN_VARIABLES."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(FOREIGN_VARIABLES)}
 
 
 def _config_file(folder: Path, config: Config | None) -> Path:

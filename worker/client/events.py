@@ -2,14 +2,15 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, suppress
 from typing import Literal, Self, cast
 
 import msgspec
 
 from ..contract.codec import as_array, as_object, encode
 from ..contract.errors import Conflict, Unreachable, from_wire
+from ..contract.jsonrpc import Notification
 from ..contract.log_pieces import PieceJoiner
 from ..contract.records import Task
 from ..control.nodes import places_of, places_text
@@ -235,17 +236,40 @@ class StatusStream(CallStream):
             await self.close()
 
 
-class TaskStream:
-    """Iterates over the events of a task and the tasks below it, until it has ended; then `task` is its record.
-
-    The events begin with the present state of each, which has number 0.
-    """
+class TaskCall:
+    """Makes a call that ends with a task, on a connection of its own; then `task` is its record."""
 
     def __init__(self, daemon: str | Endpoint, params: Mapping[str, object]) -> None:
         self._daemon = daemon
         self._params = params
         self._connection: Connection | None = None
         self.task: Task | None = None
+
+    async def _notifications(self, method: str, params: Mapping[str, object]) -> AsyncGenerator[Notification]:
+        """Yields the notifications of the call."""
+        stream = await Stream.open(self._daemon)
+        self._connection = stream.connection
+        asking = asyncio.ensure_future(_ask_and_close(stream.connection, method, params))
+        try:
+            with suppress(Unreachable):  # the stream ends with the answer
+                async for notification in stream:
+                    yield notification
+            self.task = decode_answer(Task, await asking, method)
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Ends the stream; the task continues."""
+        if self._connection is not None:
+            await self._connection.close()
+
+
+class TaskStream(TaskCall):
+    """Iterates over the events of a task and the tasks below it, until it has ended; then `task` is its record.
+
+    The events begin with the present state of each, which has number 0.
+    """
 
     async def __aiter__(self) -> AsyncIterator[DaemonEvent]:
         """Yields the events in order.
@@ -255,24 +279,13 @@ class TaskStream:
             Timeout: it has not ended within `timeout_s`; it continues.
             Unreachable: the daemon is gone.
         """
-        stream = await Stream.open(self._daemon)
-        self._connection = stream.connection
-        asking = asyncio.ensure_future(_ask_and_close(stream.connection, "task.follow", self._params))
         try:
-            with suppress(Unreachable):  # the stream ends with the answer
-                async for notification in stream:
+            async with aclosing(self._notifications("task.follow", self._params)) as notifications:
+                async for notification in notifications:
                     if notification.method == "task.event":
                         yield decode_event(as_object(notification.params.get("event")) or {})
-            self.task = decode_answer(Task, await asking, "task.follow")
         finally:
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
             await self.close()
-
-    async def close(self) -> None:
-        """Ends the stream; the task continues."""
-        if self._connection is not None:
-            await self._connection.close()
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -298,19 +311,16 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
         return self.value if isinstance(self.value, str) else encode(self.value).decode()
 
 
-class PartStream:
+class PartStream(TaskCall):
     """Iterates over what a task streams, until it has ended; then `task` is its record, and `output` its result.
 
     A task that it runs itself is cancelled when the iteration is left before, and its failure is raised at the end.
     """
 
     def __init__(self, daemon: str | Endpoint, params: Mapping[str, object], runner: TaskRunner | None = None) -> None:
-        self._daemon = daemon
-        self._params = params
+        super().__init__(daemon, params)
         self._runner = runner
-        self._connection: Connection | None = None
         self._running: str | None = None  # its id, while it is to be cancelled with the iteration
-        self.task: Task | None = None
 
     @property
     def output(self) -> object:
@@ -337,25 +347,17 @@ class PartStream:
             self._running = (await self._runner.submit(self._params)).id
             params = {"task": self._running, "stream": True}
         try:
-            stream = await Stream.open(self._daemon)
-            self._connection = stream.connection
-            asking = asyncio.ensure_future(_ask_and_close(stream.connection, "task.wait", params))
-            try:
-                with suppress(Unreachable):  # the stream ends with the answer
-                    async for notification in stream:
-                        if notification.method == "task.part":
-                            yield decode_answer(Part, notification.params, "task.part")
-                self.task = decode_answer(Task, await asking, "task.wait")
-                self._running = None
-            finally:
-                asking.cancel()
-                await asyncio.gather(asking, return_exceptions=True)
+            async with aclosing(self._notifications("task.wait", params)) as notifications:
+                async for notification in notifications:
+                    if notification.method == "task.part":
+                        yield decode_answer(Part, notification.params, "task.part")
+            self._running = None
         except Unreachable as error:
             self._running = None  # it continues when the daemon is back
             raise Unreachable(error.message, **{**error.data, "task": params["task"]}) from error
         finally:
             await self.close()
-        if self._runner is not None and (failed := failure(self.task)) is not None:
+        if self._runner is not None and self.task is not None and (failed := failure(self.task)) is not None:
             raise failed
 
     async def close(self) -> None:
@@ -363,8 +365,7 @@ class PartStream:
         task, self._running = self._running, None
         if self._runner is not None and task is not None:
             self._runner.cancel_later(task)
-        if self._connection is not None:
-            await self._connection.close()
+        await super().close()
 
 
 class ExecOutput(msgspec.Struct, frozen=True, kw_only=True):

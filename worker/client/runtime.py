@@ -43,11 +43,10 @@ from ..control.results import AgentsChanged, Names, Reloaded, Removed, TaskPage,
 from ..control.state_results import CheckpointRestored, Checkpoints
 from .agent_source import AgentSource, located
 from .async_ import Endpoint, Reconnecting
-from .calling import Caller
+from .calling import Caller, given
 from .embedded import START_S, Config, Embedded
 from .events import EventStream, ExecStream, LogStream, PartStream, StatusStream, TaskStream
 from .methods import Methods
-from .parameters import given
 from .subscription import Handler, Subscription
 from .sync import default_socket
 from .tasks import OnProgress, ProgressListeners, TaskOptions, TaskRunner, failure, submit_params, task_params

@@ -1,12 +1,12 @@
 """Defines the methods about packages and their deployments."""
 
-from ..control import deployments, packages
+from ..control import deployments
 from .faces import faces
 from .method import Signature, access, method
 from .rules import DEPLOYMENT, NAME, NEW_DEPLOYMENT, OPEN, OWN_PACKAGE, OWN_PACKAGES, Rule
 
 PACKAGE_UPLOAD = method(
-    Signature("package.upload", packages.PackageUploadParams, packages.PackageUpload),
+    Signature("package.upload", deployments.PackageUploadParams, deployments.PackageUpload),
     access("admin", tenant=OPEN, recorded="always", recorded_keys=("upload", "offset")),
     faces("POST /packages/uploads", python="upload_package", command="package add"),
     "Takes the next bytes of a package; `package.add` adds it once all have arrived. An upload without calls for ten minutes may be dropped.",
@@ -14,7 +14,7 @@ PACKAGE_UPLOAD = method(
 )
 
 PACKAGE_ADD = method(
-    Signature("package.add", packages.PackageAddParams, packages.PackageRecord),
+    Signature("package.add", deployments.PackageAddParams, deployments.PackageRecord),
     access("admin", tenant=OPEN, recorded="or-refused", recorded_keys=("name", "version", "digest", "signer")),
     faces("POST /packages", python="add_package", command="package add"),
     "Verifies an uploaded package and keeps it. The same content twice is one package; other content needs another version.",
@@ -22,14 +22,14 @@ PACKAGE_ADD = method(
 )
 
 PACKAGE_LIST = method(
-    Signature("package.list", packages.PackageListParams, packages.PackageRecords),
+    Signature("package.list", deployments.PackageListParams, deployments.PackageRecords),
     access("read", tenant=OWN_PACKAGES),
     faces("GET /packages", python="list_packages", command="package list"),
     "Returns the packages, by name and version.",
 )
 
 PACKAGE_SHOW = method(
-    Signature("package.show", packages.PackageParams, packages.PackageDetails),
+    Signature("package.show", deployments.PackageParams, deployments.PackageDetails),
     access("read", tenant=OWN_PACKAGE),
     faces("GET /packages/{package}", python="show_package", command="package show"),
     "Returns a package with its needs, its dependencies and the keys of its agent.",
@@ -37,7 +37,7 @@ PACKAGE_SHOW = method(
 )
 
 PACKAGE_VERIFY = method(
-    Signature("package.verify", packages.PackageParams, packages.PackageRecord),
+    Signature("package.verify", deployments.PackageParams, deployments.PackageRecord),
     access("read", tenant=OWN_PACKAGE),
     faces("POST /packages/{package}/verify", python="verify_package", command="package verify"),
     "Verifies each byte of a package, and its signature; a changed byte is Corrupted.",
@@ -45,7 +45,7 @@ PACKAGE_VERIFY = method(
 )
 
 PACKAGE_RM = method(
-    Signature("package.rm", packages.PackageParams, packages.PackageRecord),
+    Signature("package.rm", deployments.PackageParams, deployments.PackageRecord),
     access("admin", tenant=OWN_PACKAGE, recorded="or-refused", recorded_keys=("name", "version", "digest")),
     faces("DELETE /packages/{package}", python="remove_package", command="package rm"),
     "Removes a package; one that an agent uses, or can roll back to, is refused.",

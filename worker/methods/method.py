@@ -1,9 +1,9 @@
 """Defines what a method is: everything about it but the function that serves it."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar, cast
+from typing import Annotated, Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast
 
 from msgspec import Meta, Struct
 
@@ -11,7 +11,8 @@ from ..control.access import Rights
 from .faces import Faces
 from .rules import Rule
 
-P = TypeVar("P", bound=Struct)
+P = ParamSpec("P")
+S = TypeVar("S", bound=Struct)
 R = TypeVar("R")
 
 Recorded = Literal["never", "by-itself", "always", "or-refused"]
@@ -31,14 +32,15 @@ def open_result(title: str, description: str) -> type[dict[str, object]]:
 
 
 @dataclass(frozen=True)
-class Signature(Generic[P, R]):
+class Signature(Generic[P, S, R]):
     """Represents what stands on the wire: the method's name, such as "agent.show", its params and its result.
 
-    The params are a Struct without unknown keys. The JSON Schema of the result, a Struct or an `open_result`, describes the answer.
+    The params are a Struct without unknown keys, written as what makes one, so that a checker knows its parameters. The JSON
+    Schema of the result, a Struct or an `open_result`, describes the answer.
     """
 
     name: str
-    params: type[P]
+    params: Callable[P, S]
     result: type[R]
 
 
@@ -74,8 +76,8 @@ def access(
 
 
 @dataclass(frozen=True, eq=False)
-class Method(Generic[P, R]):
-    """Represents one method; P are its params and R is its result, an instance of a Struct or a plain dict.
+class Method(Generic[P, S, R]):
+    """Represents one method; S are its params, P the parameters that make them, R is its result, a Struct or a plain dict.
 
     Attributes:
         name: see Signature, also for `params` and `result`.
@@ -86,7 +88,7 @@ class Method(Generic[P, R]):
     """
 
     name: str
-    params: type[P]
+    params: type[S]
     result: type[R]
     access: Access
     faces: Faces
@@ -99,13 +101,18 @@ class Method(Generic[P, R]):
         return self.doc.partition("\n")[0]
 
 
-AnyMethod: TypeAlias = Method[Struct, Any]
+AnyMethod: TypeAlias = Method[..., Struct, Any]
 """One of all methods: its params are some Struct."""
 
 
 def method(
-    signature: Signature[P, R], access: Access, faces: Faces, doc: str, *, example: Mapping[str, object] | None = None
-) -> Method[P, R]:
+    signature: Signature[P, S, R],
+    access: Access,
+    faces: Faces,
+    doc: str,
+    *,
+    example: Mapping[str, object] | None = None,
+) -> Method[P, S, R]:
     """Defines a method."""
-    name, params, result = signature.name, signature.params, signature.result
-    return Method(name, params, result, access, faces, inspect.cleandoc(doc), example or {})
+    params = cast("type[S]", signature.params)  # the Struct itself
+    return Method(signature.name, params, signature.result, access, faces, inspect.cleandoc(doc), example or {})

@@ -3,8 +3,16 @@
 from ..contract.approvals import Approval
 from ..contract.records import ScheduleRecord, Task, TaskParams
 from ..control import params, results
-from ..control.approvals import ApprovalAnswerParams, ApprovalListParams, ApprovalParams, Approvals
-from ..control.reports import CostParams, Costs, TaskLog, TaskLogParams
+from ..control.reports import (
+    ApprovalAnswerParams,
+    ApprovalListParams,
+    ApprovalParams,
+    Approvals,
+    CostParams,
+    Costs,
+    TaskLog,
+    TaskLogParams,
+)
 from .faces import faces
 from .method import Signature, access, method
 from .rules import APPROVAL, NEW_TASK, SCHEDULE, TASK, Rule

@@ -70,11 +70,7 @@ ENVELOPE_BYTES = 4096
 T = TypeVar("T")
 
 
-def _pong(_: dict[str, object]) -> object:
-    return {}
-
-
-AT_ONCE: Mapping[str, Callable[[dict[str, object]], object]] = {"ping": _pong}
+AT_ONCE: Mapping[str, Callable[[dict[str, object]], object]] = {"ping": lambda _: {}}
 """The requests that are answered synchronously, without an asyncio task."""
 
 

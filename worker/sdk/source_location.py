@@ -27,7 +27,7 @@ def place_of_error(error: BaseException) -> str:
     trace: TracebackType | None = error.__traceback__
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
-        if _is_own(file):
+        if not (file.startswith(("<", CORRAL)) or is_installed(file)):
             found = place_of(file, trace.tb_lineno)
         trace = trace.tb_next
     return found
@@ -36,8 +36,3 @@ def place_of_error(error: BaseException) -> str:
 def place_of_caller(frame: FrameType | None) -> str:
     """Returns the place that a frame has reached; "" for none."""
     return "" if frame is None else place_of(frame.f_code.co_filename, frame.f_lineno)
-
-
-def _is_own(file: str) -> bool:
-    """Returns True for a file of the agent: of neither Python, nor an installed package, nor corral."""
-    return not (file.startswith(("<", CORRAL)) or is_installed(file))

@@ -1,19 +1,29 @@
-"""Holds the service that a worker sends tasks to, and reads the bodies of its answers within limits.
+"""Runs the worker of a remote service: sends it requests, and reads the bodies of its answers within limits.
 
 Common to webhooks and to remote agents of A2A. The variables are taken out of the environment at the start, and none is
 ever printed.
 """
 
 import asyncio
-from collections.abc import Mapping, MutableMapping
+import contextlib
+import os
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import aiohttp
 from yarl import URL
 
+from corral import __version__
+
 from ..contract.codec import as_object, decode
 from ..contract.errors import CorralError, InternalError, ResourceLimitExceeded, WorkerFailed
 from ..contract.jsonrpc import MAX_MESSAGE_BYTES
+from ..sdk.agent import Agent
+from ..sdk.results import Json
+from ..sdk.task import Start, Task, stateless
+from .delivery import error_of
 
 URL_VARIABLE = "CORRAL_WEBHOOK_URL"
 METHOD_VARIABLE = "CORRAL_WEBHOOK_METHOD"
@@ -44,7 +54,7 @@ class Target(NamedTuple):
         return str(self.url.origin())
 
     def mask(self, error: CorralError) -> None:
-        """Masks the same in the message and the facts of an error."""
+        """Masks what `masked` does in the message and the facts of an error."""
         error.message = self.masked(error.message)
         for key, value in error.data.items():
             error.data[key] = self.masked(value) if isinstance(value, str) else value
@@ -60,22 +70,43 @@ class Target(NamedTuple):
         return text
 
 
-def connections() -> aiohttp.ClientSession:
-    """Returns a pool of connections; the daemon limits the number of tasks at once."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_S),
-        trust_env=True,
-    )
+class Service:
+    """Represents the service, with the connections to it."""
 
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._http: aiohttp.ClientSession
 
-def unreachable(error: Exception, address: str, worker: str) -> WorkerFailed:
-    """Returns the error about a service that cannot be reached, or has broken off."""
-    reason = str(error) or type(error).__name__
-    unsent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-    verb = "reach" if unsent else "get a response of"
-    return WorkerFailed(f"cannot {verb} {address}: {reason}", worker=worker, result="unreachable", sent=not unsent)
+    async def open(self, _start: Start) -> None:
+        """Opens the pool of connections, before the worker is ready; the daemon limits the number of tasks at once."""
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_S),
+            trust_env=True,
+        )
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.close()
+
+    @contextlib.asynccontextmanager
+    async def request(
+        self, task: Task, method: str, url: URL, body: bytes | None, headers: Mapping[str, str]
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
+        """Sends a request for a task, and yields the response; one without success, or that breaks off, is a typed error."""
+        address = self.target.address
+        try:
+            async with self._http.request(method, url, data=body, headers=headers, allow_redirects=False) as response:
+                if not 200 <= response.status < 300:
+                    head, now = await _head_of(response), datetime.now(UTC)
+                    raise error_of(response.status, response.headers, head, address, now)
+                yield response
+        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is one
+            reason = str(error) or type(error).__name__
+            unsent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+            text = f"cannot {'reach' if unsent else 'get a response of'} {address}: {reason}"
+            raise WorkerFailed(text, worker=task.worker, result="unreachable", sent=not unsent) from None
 
 
 async def whole_body(response: aiohttp.ClientResponse, task: str) -> bytes:
@@ -89,7 +120,7 @@ async def whole_body(response: aiohttp.ClientResponse, task: str) -> bytes:
     return bytes(chunks)
 
 
-async def head_of(response: aiohttp.ClientResponse) -> bytes:
+async def _head_of(response: aiohttp.ClientResponse) -> bytes:
     """Reads the beginning of a body, within a bounded time."""
     chunks = bytearray()
     try:
@@ -119,3 +150,30 @@ def take_environment(environ: MutableMapping[str, str]) -> Target:
     if given is None or not all(isinstance(value, str) for value in given.values()):
         raise InternalError(f"cannot start: {HEADERS_VARIABLE} is not a JSON object of strings")
     return Target(url, method, {name: str(value) for name, value in given.items()}, secret)
+
+
+def serve(runner_of: Callable[[Service], Callable[[Task], Awaitable[Json]]]) -> int:
+    """Runs tasks of the daemon until it ends the worker (0), or not at all (2): the environment names no service."""
+    # A netrc file must not apply: the service gets only the configured headers.
+    os.environ["NETRC"] = os.devnull
+    try:
+        service = Service(take_environment(os.environ))
+    except CorralError as error:
+        print(f"corral: {error.message}", file=sys.stderr)
+        return 2
+    runner = runner_of(service)
+
+    async def run(task: Task) -> Json:
+        try:
+            return await runner(task)
+        except CorralError as error:
+            service.target.mask(error)
+            raise
+
+    agent = Agent(version=__version__)
+    agent.on_start(service.open)
+    agent.on_shutdown(service.close)
+    agent.task(run)
+    agent.checkpoint(stateless)
+    agent.run()
+    return 0

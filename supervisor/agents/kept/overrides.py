@@ -20,8 +20,8 @@ from corral.supervisor.config.spec.sources import Variables
 from corral.supervisor.config.spec.spec import Config, Defaults, Group, Spec, kind_of_group
 from corral.worker.contract import codec
 from corral.worker.contract.errors import Conflict, CorralError, InvalidParams
-from corral.worker.contract.literal import literal
 from corral.worker.contract.records import copied
+from corral.worker.contract.toml_text import literal
 
 from .record import Draft, Kind, Revision
 from .revisions import Revisions

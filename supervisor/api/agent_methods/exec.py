@@ -12,9 +12,8 @@ import msgspec
 
 from corral.supervisor.agents.membership.agents import Agents
 from corral.supervisor.records.audit.log import Audit
-from corral.supervisor.workers.exec.command import Command
+from corral.supervisor.workers.exec.command import Command, ExecRequest, Reader
 from corral.supervisor.workers.exec.execs import Execs
-from corral.supervisor.workers.exec.request import ExecRequest, Reader
 from corral.supervisor.workers.supervision.shared import utc_now
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import Conflict, InvalidParams

@@ -11,13 +11,12 @@ import msgspec
 from corral.supervisor.agents.deployment.deployments import Deployments as DeploymentRunner
 from corral.supervisor.agents.packages.store import Packages, Stored
 from corral.supervisor.records.events.bus import Bus, Event
-from corral.supervisor.tenants.quotas.disk_use import DiskUse
+from corral.supervisor.tenants.quotas.room import DiskUse
 from corral.supervisor.workers.supervision.shared import utc_now
 from corral.worker.contract.errors import InvalidParams
 from corral.worker.contract.names import tenant_of
 from corral.worker.contract.records import copied
-from corral.worker.control import deployments as deployment_shapes
-from corral.worker.control import packages as shapes
+from corral.worker.control import deployments as shapes
 from corral.worker.methods import deployment as methods
 
 from ..table.handlers import Caller, made_by, serve
@@ -98,7 +97,7 @@ class DeploymentMethods:
         self._bus = bus
 
     @serve(methods.DEPLOYMENT_CREATE)
-    async def _create(self, params: deployment_shapes.DeployParams, caller: Caller) -> deployment_shapes.Deployment:
+    async def _create(self, params: shapes.DeployParams, caller: Caller) -> shapes.Deployment:
         name = params.agent or params.package.partition("@")[0]
         self._disk_use.check(tenant_of(name), name, "deploy")
 
@@ -122,19 +121,17 @@ class DeploymentMethods:
                 sending.cancel()
 
     @serve(methods.DEPLOYMENT_LIST)
-    async def _list(
-        self, params: deployment_shapes.DeploymentsParams, _caller: Caller
-    ) -> deployment_shapes.Deployments:
-        return deployment_shapes.Deployments(deployments=self._deployments.listed(params.name, params.limit))
+    async def _list(self, params: shapes.DeploymentsParams, _caller: Caller) -> shapes.Deployments:
+        return shapes.Deployments(deployments=self._deployments.listed(params.name, params.limit))
 
     @serve(methods.DEPLOYMENT_SHOW)
-    async def _show(self, params: deployment_shapes.DeploymentParams, _caller: Caller) -> deployment_shapes.Deployment:
+    async def _show(self, params: shapes.DeploymentParams, _caller: Caller) -> shapes.Deployment:
         return self._deployments.of(params.deployment)
 
     @serve(methods.DEPLOYMENT_PROMOTE)
-    async def _promote(self, params: deployment_shapes.CanaryParams, _caller: Caller) -> deployment_shapes.Deployment:
+    async def _promote(self, params: shapes.CanaryParams, _caller: Caller) -> shapes.Deployment:
         return await self._deployments.promote(params.name)
 
     @serve(methods.DEPLOYMENT_ABORT)
-    async def _abort(self, params: deployment_shapes.CanaryParams, _caller: Caller) -> deployment_shapes.Deployment:
+    async def _abort(self, params: shapes.CanaryParams, _caller: Caller) -> shapes.Deployment:
         return await self._deployments.abort(params.name)

@@ -110,7 +110,7 @@ Handler: TypeAlias = Callable[[Any, Caller], Awaitable[object]]  # Any: each has
 SERVES = "serves"
 
 
-def serve(method: Method[P, A]) -> Callable[[Serve[S, P, A | Raw]], Serve[S, P, A | Raw]]:
+def serve(method: Method[..., P, A]) -> Callable[[Serve[S, P, A | Raw]], Serve[S, P, A | Raw]]:
     """Returns a decorator for the function that serves a method. It returns the method's result, or its encoded form."""
 
     def mark(handler: Serve[S, P, A | Raw]) -> Serve[S, P, A | Raw]:

@@ -20,7 +20,7 @@ from corral.worker.contract.names import tenant_of
 from corral.worker.contract.records import ENDED, Error, Task, TaskParams, copied
 from corral.worker.control import params as shapes
 from corral.worker.control import results
-from corral.worker.control.approvals import ApprovalAnswerParams, ApprovalListParams, ApprovalParams, Approvals
+from corral.worker.control.reports import ApprovalAnswerParams, ApprovalListParams, ApprovalParams, Approvals
 from corral.worker.methods import task as methods
 
 from ..table.handlers import GOES_ON_AS, Caller, made_by, serve

@@ -18,7 +18,7 @@ import msgspec
 
 from corral.mcp.pool.validation import Schema
 from corral.worker.contract.errors import CorralError
-from corral.worker.contract.literal import literal
+from corral.worker.contract.toml_text import literal
 
 from ..decoding.decoder import SECRET, STORE, Document, Expanded, KeyPath, Stopped, as_text, as_value, as_written
 from ..decoding.keys import Field, fields_of

@@ -80,7 +80,10 @@ def life_of(
             close=partial(_stop_workers, running, workers.launcher, is_urgent),
             settle=running.settle,
         ),
-        Room("revisions", expire=aged(running.revisions.expire, _kept_revisions)),
+        Room(
+            "revisions",
+            expire=aged(running.revisions.expire, lambda config: config.defaults.recovery.checkpoint_retention),
+        ),
         Room("hibernation", load=agents.hibernation.load, start=agents.hibernation.boot, run=agents.hibernation.run),
         Room("autoscaler", run=agents.autoscaler.run),
         Room("successes", load=tasks.successes.load),
@@ -123,10 +126,6 @@ def _removal(
 def _aged(in_force: InForce, expire: Expire, kept_s: Callable[[Config], float]) -> Expire:
     """Returns what removes all that is older than the configuration keeps."""
     return lambda now: expire(now - kept_s(in_force.config))
-
-
-def _kept_revisions(config: Config) -> float:
-    return config.defaults.recovery.checkpoint_retention
 
 
 async def _expire_tasks(records: Records, agents: Agents, now: float) -> None:

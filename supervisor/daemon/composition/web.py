@@ -73,7 +73,7 @@ async def open_web(groups: Groups, api: ApiGroup, place: WebPlace, is_stopping: 
     _fix_tokens(tokens, daemon, groups.paths.state_dir)
     browsers = BrowserSessions(Sessions(), _client_by(tokens), asyncio.get_running_loop().time)
     server = HttpServer(
-        [*_faces(groups, api, is_stopping), *_dashboard(tokens, browsers)],
+        [*_faces(groups, api, is_stopping), PageFace(), DashboardFace(browsers, _authenticate_by(tokens), digest_of)],
         Access(
             _authenticate_by(tokens),
             _bind_by(groups.tenants.tenants),
@@ -215,10 +215,6 @@ def _bind_by(tenants: Tenants) -> Bind:
         return client if tenant == client.tenant else _of_tenant(client, tenant)
 
     return bind
-
-
-def _dashboard(tokens: Tokens, browsers: BrowserSessions) -> list[Face]:
-    return [PageFace(), DashboardFace(browsers, _authenticate_by(tokens), digest_of)]
 
 
 def _faces(groups: Groups, api: ApiGroup, is_stopping: Callable[[], bool]) -> list[Face]:

@@ -17,7 +17,7 @@ from corral.worker.contract import codec
 from corral.worker.contract.approvals import Approval
 from corral.worker.contract.errors import CorralError, NotFound, PermissionDenied
 from corral.worker.contract.records import ENDED, Task
-from corral.worker.control.approvals import Approvals
+from corral.worker.control.reports import Approvals
 from corral.worker.control.results import TaskPage
 
 from ..http.event_sender import Outbox, send_call

@@ -23,7 +23,7 @@ from corral.worker.methods.method import AnyMethod
 from ..http.answers import JSON, Refused, answer, check_type, read_body
 from ..http.event_sender import Outbox, event, send_call
 from ..http.face import HttpClient, OneAnswer
-from .routes import PREFIX, Match, Router, VerbRefused, fields_of, params_of, success, text_value
+from .routes import KEY_HEADERS, PREFIX, Match, Router, VerbRefused, fields_of, params_of, success, text_value
 
 RECORDS = {"event": "events"}
 """The key of a notification's records; each is an event of its own."""
@@ -110,9 +110,6 @@ def _ending(call: "asyncio.Future[object]") -> bytes:
 
 
 EVENTS = "text/event-stream"
-
-KEY_HEADERS = {"Idempotency-Key": "idempotency_key", "If-Match": "expected"}
-"""Headers that stand for a key of the params, of the methods that have it."""
 
 NODE_HEADER = "Corral-Node"
 NODE_KEY = "node"

@@ -16,16 +16,11 @@ from corral.worker.methods.faces import Resumption, Route
 from corral.worker.methods.method import AnyMethod
 
 from .other_paths import other_paths
-from .routes import ERROR_STATUSES, MESSAGES, success
-
-BASE = "/api/v1"
+from .routes import ERROR_STATUSES, KEY_HEADERS, MESSAGES, PREFIX, success
 
 Schema = dict[str, object]
 
 EVENT_STREAM = "text/event-stream"
-
-KEY_HEADERS = {"Idempotency-Key": "idempotency_key", "If-Match": "expected"}
-"""Headers that stand for a key of the params, of the methods that have it."""
 
 OF_BODIES = (408, 413, 415)
 """Statuses of requests with a body."""
@@ -60,7 +55,8 @@ def openapi(methods: Mapping[str, AnyMethod]) -> dict[str, object]:
     params, results, components = _schemas(served)
     paths: dict[str, dict[str, Schema]] = {}
     late: list[tuple[AnyMethod, Route]] = []
-    for method, route, number in _numbered(served):
+    routes = ((method, *numbered) for method in served for numbered in enumerate(method.faces.routes))
+    for method, number, route in routes:
         if method.faces.only_streams:
             late.append((method, route))
             continue
@@ -133,16 +129,10 @@ def _forget_unused(paths: object, components: dict[str, Schema]) -> None:
             del components[name]
 
 
-def _numbered(served: Sequence[AnyMethod]) -> Iterator[tuple[AnyMethod, Route, int]]:
-    for method in served:
-        for number, route in enumerate(method.faces.routes):
-            yield method, route, number
-
-
 def _path(route: Route) -> str:
     """Returns the path below the root. A key that takes a list has the name of one of its values."""
     parts = [f"{{{one_of(name)}}}" if is_key else name for name, is_key in route.segments]
-    return f"{BASE}/{'/'.join(parts)}"
+    return f"{PREFIX}/{'/'.join(parts)}"
 
 
 def one_of(key: str) -> str:

@@ -40,6 +40,9 @@ from ..http.face import TENANT_KEY
 
 PREFIX = "/api/v1"
 
+KEY_HEADERS = {"Idempotency-Key": "idempotency_key", "If-Match": "expected"}
+"""Headers that stand for a key of the params, of the methods that have it."""
+
 
 class Match(NamedTuple):
     """Represents the method of a request, and the keys of its params that the path has."""

@@ -68,13 +68,10 @@ class ClientTools:
         if kind == "tools":
             found = [_as_plain(tool) for tool in found]
             own = [tool.described() for tool in OWN_TOOLS.values() if self._offer.may_use(tool)]
-            own += [self._described(each) for _, each in self._offer.exposed()]
+            exposed_tools = [exposed.described(each) for _, each in self._offer.exposed()]
+            own += [_as_plain(each) for each in exposed_tools] if self._offer.is_inside else exposed_tools
             found = sorted([*own, *found], key=lambda tool: str(tool["name"]))
         return found
-
-    def _described(self, receiver: exposed.Receiver) -> dict[str, object]:
-        entry = exposed.described(receiver)
-        return _as_plain(entry) if self._offer.is_inside else entry
 
     def tool(self, name: str) -> Mapping[str, object] | None:
         """Returns the tool that a call of this name would reach, short names included; None if unknown or not offered."""

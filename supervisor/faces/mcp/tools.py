@@ -25,7 +25,7 @@ from corral.worker.contract.errors import Conflict, CorralError, InvalidParams, 
 from corral.worker.contract.records import ENDED, Task
 from corral.worker.contract.trace_context import KEY
 from corral.worker.control.access import Rights, permits
-from corral.worker.control.approvals import Approvals
+from corral.worker.control.reports import Approvals
 
 from .elicitation import Person
 from .shapes import (

@@ -292,7 +292,8 @@ class ServiceFace:
                 params[key] = value
         if (idempotency_key := request.headers.get("Idempotency-Key")) is not None:
             params["idempotency_key"] = idempotency_key
-        is_streamed = body.stream or _wants_stream(request)
+        accepted = ",".join(request.headers.getall("Accept", [])).lower()
+        is_streamed = body.stream or "text/event-stream" in accepted
         if is_streamed:
             params["stream"] = True
         if (above := valid(request.headers.get(KEY))) is not None:
@@ -308,10 +309,6 @@ def _check_verb(request: web.BaseRequest, verb: str) -> None:
     if request.method != verb and not (verb == "GET" and request.method == "HEAD"):
         error = MethodNotFound(f'cannot serve {request.method} "{request.path}": it takes {verb}')
         raise Refused(405, error, Allow=verb)
-
-
-def _wants_stream(request: web.BaseRequest) -> bool:
-    return "text/event-stream" in ",".join(request.headers.getall("Accept", [])).lower()
 
 
 async def _read_run(request: web.BaseRequest) -> RunBody:

@@ -216,7 +216,8 @@ class AgentServices:
             for service in list(self._services.values()):
                 exposure = wanted.get(service.name)
                 if exposure is None or exposure.address != service.address:
-                    await self._leave(service)
+                    self._end(service)
+                    await asyncio.sleep(0)  # it does not listen any more: another may take the address
             for name, exposure in wanted.items():
                 if exposure.address is None:
                     continue
@@ -256,10 +257,6 @@ class AgentServices:
             address = service.address
             self._bus.publish("agent.http_failed", agent=service.name, address=address, reason=error.message)
             logger.warning("%s", error.message)
-
-    async def _leave(self, service: _Service) -> None:
-        self._end(service)
-        await asyncio.sleep(0)  # it does not listen any more: another may take the address
 
     def _end(self, service: _Service) -> None:
         del self._services[service.name]

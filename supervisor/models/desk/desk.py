@@ -209,7 +209,8 @@ class ModelDesk:
     def lost(self) -> None:
         """Counts the calls under way as lost, with what the journals know of them."""
         for name in self._journals.unfinished():
-            for noted in self._uncounted(name):
+            counted = self._journals.counted(name)
+            for noted in (each for each in self._journals.read(name).calls if _is_uncounted(each, counted)):
                 self._recover(noted)
                 call = self._under_way.take(noted.last.call)
                 if call is not None:
@@ -248,11 +249,6 @@ class ModelDesk:
         for name in self._journals.unfinished():
             self._journals.finish(name)
         return list(found.values())
-
-    def _uncounted(self, name: str) -> list[Noted]:
-        """Returns the calls of a journal that are not counted, those without an end last."""
-        counted = self._journals.counted(name)
-        return [each for each in self._journals.read(name).calls if _is_uncounted(each, counted)]
 
     def _recover(self, noted: Noted, *, has_record: bool = False) -> None:
         account, line = noted.account, noted.last

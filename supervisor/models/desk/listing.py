@@ -17,9 +17,8 @@ from corral.supervisor.agents.running.registry import Registry
 from corral.supervisor.config.declared.models import DeclaredModel
 
 from .desk import LAST_S, ModelDesk
-from .endpoints import ModelEndpoints
 from .ledger import Ledger, Sums
-from .process import ModelGateway
+from .process import ModelEndpoints, ModelGateway
 
 PROBE_S = 3.0
 """Seconds that a connection may take."""

@@ -9,18 +9,58 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from corral.supervisor.machine.isolation.levels import Sandbox
+from corral.supervisor.agents.running.registry import Registry
+from corral.supervisor.config.declared.models import DeclaredModel
+from corral.supervisor.config.secrets.secrets import Secrets
+from corral.supervisor.machine.isolation.levels import MODEL_PORT, Sandbox
 from corral.supervisor.workers.process.helper_process import HelperProcess, Program
-from corral.supervisor.workers.process.launch import Host
+from corral.supervisor.workers.process.instance_spec import instance_of
+from corral.supervisor.workers.process.launch import Host, Order, has_own_network
 from corral.supervisor.workers.process.launcher_client import Launcher
-from corral.worker.contract.errors import CorralError
+from corral.worker.contract.errors import CorralError, SpawnFailed
 
+from ..gateway.keys import Keys, variables
+from ..gateway.shapes import Endpoint
 from .desk import ModelDesk
-from .endpoints import ModelEndpoints
+
+
+class ModelEndpoints:
+    """Reads the models of one daemon, as they are declared now."""
+
+    def __init__(self, registry: Registry, secrets: Secrets) -> None:
+        self._registry = registry
+        self._secrets = secrets
+
+    async def read(self) -> Sequence[Endpoint]:
+        """Returns all models; one whose secret is not there has a problem in place of a key."""
+        return await asyncio.to_thread(lambda: list(map(self._endpoint, self._registry.config.models.values())))
+
+    def _endpoint(self, model: DeclaredModel) -> Endpoint:
+        key, headers, problem = "", {}, ""
+        owner = f"models.{model.name}"
+        try:
+            key = self._secrets.expand({"key": model.key}, owner, "key")["key"]
+            headers = self._secrets.expand(model.headers, owner, "header")
+        except SpawnFailed as error:
+            problem = error.message
+        return Endpoint(
+            name=model.name,
+            kind=model.kind,
+            base=model.address,
+            key=key,
+            headers=headers,
+            model=model.model,
+            retries=model.max_retries,
+            timeout_s=model.timeout,
+            concurrent=model.max_concurrent_calls,
+            problem=problem,
+        )
+
 
 REFRESH_S = 10.0
 """Seconds after which keys are read again when a call comes: a secret may have changed."""
@@ -163,3 +203,25 @@ class ModelGateway:
             if self._loop.time() > self._refreshed_at + REFRESH_S:
                 self.refresh()
             self._process.send({**self._desk.decide(message), "call": message["call"]})
+
+
+class ModelAccess:
+    """Gives access to the models of one daemon."""
+
+    def __init__(self, keys: Keys, registry: Registry, gateway: ModelGateway) -> None:
+        self._keys = keys
+        self._registry = registry
+        self._gateway = gateway
+
+    async def given(self, order: Order) -> Order:
+        """Gives access to one incarnation of a worker, none to checks and other commands of it: a launch step."""
+        spec, unit = order.spec, order.unit
+        if not spec.models:
+            return order
+        models = self._registry.config.models
+        named = [models[name] for name in spec.models if name in models]
+        if not named or "." in unit.partition("#")[0] or instance_of(unit) is None:
+            return order
+        port = MODEL_PORT if has_own_network(spec.process) else self._gateway.port()
+        own = variables(named, f"http://127.0.0.1:{port}", self._keys.of(unit))
+        return order._replace(variables={**order.variables, **own}, model_port=port)

@@ -12,12 +12,11 @@ from aiohttp import web
 
 from corral.supervisor.config.declared.models import Kind
 
-from .call_journal import Account
-from .endpoint import Endpoint
-from .journal import NOTE_S, NOTE_SHARE, Journal
+from .call_journal import NOTE_S, NOTE_SHARE, Account, Journal
 from .shapes import (
     CHARS_PER_TOKEN,
     KEPT_ANSWER,
+    Endpoint,
     Refused,
     error_body,
     error_event,

@@ -25,11 +25,9 @@ from aiohttp import web
 from corral.supervisor.machine.launcher import protocol
 from corral.supervisor.machine.linux.kernel import forbid_inspection
 
-from .call_journal import Account
+from .call_journal import Account, Journal
 from .calls import Calls, Passed
-from .endpoint import Endpoint
-from .journal import Journal
-from .shapes import Refused
+from .shapes import Endpoint, Refused
 from .upstream import Upstream
 
 ASK_S = 30.0

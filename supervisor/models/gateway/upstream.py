@@ -16,8 +16,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
-from .endpoint import Endpoint
-from .shapes import KEPT_REQUEST, Edited, Refused, credentials, edited, target
+from .shapes import KEPT_REQUEST, Edited, Endpoint, Refused, credentials, edited, target
 
 CONNECT_S = 15.0
 """Seconds for a connection to a provider."""

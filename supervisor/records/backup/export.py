@@ -22,8 +22,8 @@ from corral.supervisor.config.spec.spec import Defaults, Group, Profile, Spec, k
 from corral.supervisor.config.spec.template_spec import Template
 from corral.supervisor.config.spec.templates import template_table
 from corral.worker.contract import codec, toml_text
-from corral.worker.contract.literal import literal
 from corral.worker.contract.records import Boundaries, Retry, ScheduleRecord, TaskParams
+from corral.worker.contract.toml_text import literal
 
 Table = dict[str, object]
 

@@ -24,7 +24,7 @@ from corral.supervisor.records.audit.log import REFUSALS, Audit, refusal_key
 from corral.supervisor.records.events.bus import Bus, rfc3339
 from corral.supervisor.records.store.store import Row, Step, Store, insert, moment_of, number_of
 from corral.supervisor.records.telemetry.tracing import ToolCall as TracedCall
-from corral.supervisor.tenants.quotas.minute import Minute
+from corral.supervisor.tenants.quotas.spending import Minute
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract import codec
 from corral.worker.contract.errors import CorralError, Overloaded

@@ -11,7 +11,7 @@ from pathlib import Path
 from corral.supervisor.records.store.store import Store, number_of
 from corral.worker.contract.errors import CorralError
 
-from ..quotas.disk_use import DiskUse
+from ..quotas.room import DiskUse
 
 LOOK_S = 5.0
 """Seconds between two looks at the disk at least."""

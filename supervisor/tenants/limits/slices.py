@@ -16,7 +16,7 @@ from corral.supervisor.workers.process.launcher_client import Launcher
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.names import tenant_of
 
-from ..quotas.refusals import Refusals
+from ..quotas.room import Refusals
 from ..registry.tenants import Tenants, limits_in_kernel
 
 WATCH_S = 2.0

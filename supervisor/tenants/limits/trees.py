@@ -22,7 +22,7 @@ from corral.supervisor.workers.usage.limits import Throttle
 from corral.supervisor.workers.usage.tree import Tree
 from corral.worker.contract.names import tenant_of
 
-from ..quotas.refusals import Refusals
+from ..quotas.room import Refusals
 from ..registry.tenants import Tenants
 from .sums import LOOK_S, Over, look_in_s, over_memory, over_processes, shared_percent
 
@@ -130,7 +130,8 @@ class TenantTrees:
         share = _CpuShare()
         try:
             while tenant in self._running and (asked := self._limits(tenant)) is not None:
-                trees = self._trees(tenant)
+                found = {each: self._enforcer.tree(each) for each in self._running[tenant]}
+                trees = {each: tree for each, tree in found.items() if tree is not None}
                 room_bytes = await self._look(asked, trees)
                 share_wait_s = math.inf
                 if asked.cpu_limit_percent:
@@ -146,11 +147,6 @@ class TenantTrees:
                 await asyncio.sleep(max(min(wait_s, share_wait_s), limits.pause_s(cost_s)))
         finally:
             share.release()
-
-    def _trees(self, tenant: str) -> dict[WorkerSupervisor, Tree]:
-        running = self._running.get(tenant, ())
-        found = {each: self._enforcer.tree(each) for each in running}
-        return {each: tree for each, tree in found.items() if tree is not None}
 
     async def _look(self, asked: Tenant, trees: dict[WorkerSupervisor, Tree]) -> int | None:
         """Ends a worker if all together have passed a limit; returns the bytes that are left, None without a limit."""

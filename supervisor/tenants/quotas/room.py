@@ -1,22 +1,108 @@
-"""Decides whether a tenant has room for more agents, and for more workers of them."""
+"""Refuses what would exceed the limits of a tenant: its agents and their workers, and what it keeps on disk; publishes few events about many refusals."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
 
 from corral.supervisor.config.declared.tenant import Tenant
 from corral.supervisor.config.spec.spec import Config
+from corral.supervisor.records.events.bus import Bus
 from corral.worker.contract.errors import ResourceLimitExceeded
 from corral.worker.contract.names import tenant_of
 
 from ..registry.tenants import Tenants
-from .refusals import Refusals
 
-KEY = "max_agents"
+AGENTS, PROCESSES, DISK = "max_agents", "max_processes", "max_disk_bytes"
+"""Keys of the limits that are held here."""
 
-PROCESSES = "max_processes"
+EVENT_S = 60.0
+"""Seconds between two events about one limit of one tenant; refusals in between are counted in the next."""
 
-DISK = "max_disk_bytes"
+
+class Refusals:
+    """Counts the refusals of one daemon by tenant and key."""
+
+    def __init__(self, bus: Bus, clock: Callable[[], float] = time.monotonic) -> None:
+        self._bus = bus
+        self._clock = clock
+        self.counts = Counter[tuple[str, str]]()
+        """Number of refusals since the start of the daemon, by tenant and key."""
+        self._published: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def note(self, tenant: str, key: str, limit: float, used: float, reason: str, *, agent: str | None) -> None:
+        """Counts a refusal, and publishes it unless an event about the same limit is younger than EVENT_S."""
+        self.counts[tenant, key] += 1
+        now, count = self._clock(), self.counts[tenant, key]
+        at, before = self._published.get((tenant, key), (-EVENT_S, 0))
+        if now < at + EVENT_S:
+            return
+        self._published[tenant, key] = now, count
+        self._bus.publish(
+            "limit.tenant",
+            agent=agent,
+            tenant=tenant,
+            key=key,
+            limit=limit,
+            used=used,
+            refused=count - before,
+            reason=reason,
+        )
+
+    def forget(self, tenant: str) -> None:
+        """Drops the counts of a tenant that is gone."""
+        for pair in [pair for pair in self.counts if pair[0] == tenant]:
+            del self.counts[pair]
+            self._published.pop(pair, None)
+
+
+class DiskUse:
+    """Holds how much each tenant was seen to keep on disk."""
+
+    def __init__(self, tenants: Tenants, refusals: Refusals) -> None:
+        self._tenants = tenants
+        self._refusals = refusals
+        self._used_bytes: dict[str, int] = {}
+        self._file_bytes: dict[str, int] = {}
+
+    def limit(self, tenant: str) -> int:
+        """Returns the bytes that a tenant may keep; 0 without a limit."""
+        found = self._tenants.find(tenant) if tenant else None
+        return 0 if found is None else found.max_disk_bytes
+
+    def limited(self) -> list[str]:
+        """Returns the tenants with a limit."""
+        return [name for name, each in self._tenants.all().items() if each.max_disk_bytes]
+
+    def note(self, tenant: str, used_bytes: int, file_bytes: int) -> None:
+        """Takes what a look has found: all that is kept, and the files that its processes wrote."""
+        self._used_bytes[tenant] = used_bytes
+        self._file_bytes[tenant] = file_bytes
+
+    def files(self, tenant: str) -> int:
+        """Returns the bytes of the files that processes of a tenant wrote, as of the last look."""
+        return self._file_bytes.get(tenant, 0)
+
+    def used(self, tenant: str) -> int:
+        """Returns the bytes that a tenant kept at the last look; 0 before the first."""
+        return self._used_bytes.get(tenant, 0)
+
+    def check(self, tenant: str, agent: str, what: str) -> None:
+        """Returns if more may be kept for a tenant; `what` is the thing that is to be done for `agent`."""
+        limit = self.limit(tenant)
+        used = self._used_bytes.get(tenant, 0) if limit else 0
+        if not limit or used < limit:
+            return
+        text = f'the tenant "{tenant}" keeps {used} bytes on disk, and {DISK} is {limit}'
+        self._refusals.note(tenant, DISK, limit, used, text, agent=agent)
+        raise ResourceLimitExceeded(
+            f'cannot {what} "{agent}": {text}', limit=DISK, value=limit, used=used, tenant=tenant, agent=agent
+        )
+
+    def forget(self, tenant: str) -> None:
+        """Drops the figure of a tenant that is gone."""
+        self._used_bytes.pop(tenant, None)
+        self._file_bytes.pop(tenant, None)
 
 
 class TenantGate:
@@ -72,10 +158,10 @@ class TenantRoom:
             if found is None or not found.max_agents or counts[tenant] <= found.max_agents:
                 continue
             limit, used = found.max_agents, counts[tenant]
-            text = f'the tenant "{tenant}" would have {used} agents and servers, and {KEY} is {limit}'
-            self._gate.refused(tenant, KEY, limit, used, text, agent=name)
+            text = f'the tenant "{tenant}" would have {used} agents and servers, and {AGENTS} is {limit}'
+            self._gate.refused(tenant, AGENTS, limit, used, text, agent=name)
             raise ResourceLimitExceeded(
-                f'cannot add "{name}": {text}', limit=KEY, value=used, tenant=tenant, agent=name
+                f'cannot add "{name}": {text}', limit=AGENTS, value=used, tenant=tenant, agent=name
             )
 
     def check(self, wanted: Mapping[str, int]) -> None:
@@ -107,8 +193,8 @@ class TenantRoom:
                 continue
             used = self._running.active(tenant) + count if found.max_agents else 0
             if used > found.max_agents:
-                text = f'the tenant "{tenant}" would have {used} workers, and {KEY} is {found.max_agents}'
-                return tenant, KEY, found.max_agents, used, text
+                text = f'the tenant "{tenant}" would have {used} workers, and {AGENTS} is {found.max_agents}'
+                return tenant, AGENTS, found.max_agents, used, text
             limit = found.max_processes
             used = self._gate.processes(tenant) + count if limit else 0
             if used > limit:

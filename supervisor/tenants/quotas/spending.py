@@ -62,3 +62,24 @@ NO_COST = Spending(DAY_S, 300.0)
 
 NO_TASKS = Spending(MINUTE_S, 1.0)
 """The tasks of a minute, by the monotonic clock."""
+
+
+class Minute:
+    """Counts what happened within the last minute; `now` is in seconds of a clock that never goes back."""
+
+    def __init__(self) -> None:
+        self._spent = NO_TASKS
+
+    def count(self, now: float) -> int:
+        """Returns the number of events within the last minute."""
+        return int(self._spent.used(now))
+
+    def take(self, limit: int, now: float) -> float:
+        """Counts an event and returns 0; returns the seconds to wait, and counts nothing, where it exceeds the limit.
+
+        `limit` is the number of events within a minute; 0 is none.
+        """
+        if limit and (wait_s := self._spent.wait_s(limit, now)) > 0:
+            return wait_s
+        self._spent = self._spent.plus(1, now)
+        return 0.0

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from corral.worker.contract.errors import Overloaded
 
 from ..registry.tenants import Tenants
-from .disk_use import DiskUse
-from .refusals import Refusals
+from .room import DiskUse, Refusals
 from .spending import NO_TASKS, Spending
 
 RETRY_S = 0.1

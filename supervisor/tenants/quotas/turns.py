@@ -13,10 +13,14 @@ import asyncio
 import math
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
+from corral.worker.contract.names import tenant_of
+
 from .fair_share import Turns
+from .room import DiskUse
 
 TURN_S = 0.005
 """Seconds for which calls of one tenant keep one turn of the loop busy."""
@@ -248,3 +252,23 @@ class CallTurns:
         if not of_caller[1].done():
             self._taken.add(tenant)
         return of_caller[1]
+
+
+KEPT = frozenset({"memory/put", "checkpoint/put"})
+"""Requests that keep something."""
+
+
+class RequestGate:
+    """Decides when a request of a worker is served."""
+
+    def __init__(self, turns: CallTurns, disk: DiskUse) -> None:
+        self._turns = turns
+        self._disk = disk
+
+    def __call__(self, supervisor: WorkerSupervisor, method: str) -> Awaitable[None] | None:
+        """Returns what a request of a worker has to wait for, None if it is its turn; raises ResourceLimitExceeded."""
+        agent = supervisor.spec.name
+        tenant = tenant_of(agent)
+        if tenant and method in KEPT:
+            self._disk.check(tenant, agent, f"serve {method} of")
+        return None if self._turns.is_next(tenant) else self._turns.wait(tenant, supervisor.id)

@@ -1,6 +1,6 @@
 """Decides whether one more change of a caller is within its number for a minute: no clock, no I/O, bounded memory."""
 
-from ..quotas.minute import Minute
+from ..quotas.spending import Minute
 
 MAX_CALLERS = 10_000
 """Number of callers that are counted; beyond, the one that came first is forgotten."""

@@ -135,7 +135,9 @@ def _of_engine(facts: Facts, engine: Engine) -> Plan:
     words += ["--pull=never", f"--network={facts.network}", f"--user={facts.uid}:{facts.gid}"]
     words += [f"--group-add={group}" for group in facts.groups if group != facts.gid]
     words += [f"--workdir={facts.cwd}", f"--env-file={folder}/env", "--log-driver=none"]
-    words += [f"--volume={each.path}:{each.at or each.path}:{_mode(each)}" for each in facts.volumes]
+    words += [
+        f"--volume={each.path}:{each.at or each.path}:{'rw' if each.is_writable else 'ro'}" for each in facts.volumes
+    ]
     words += _ulimits(facts)
     if is_podman:
         words += [f"--pidfile={pid_file}", f"--umask={facts.umask:04o}"]
@@ -166,10 +168,6 @@ def _of_engine(facts: Facts, engine: Engine) -> Plan:
 def _entering(facts: Facts, engine: Engine, name: str) -> tuple[str, ...]:
     words = [engine.program, *engine.options, "exec", "--interactive", f"--user={facts.uid}:{facts.gid}"]
     return (*words, f"--env-file={facts.folder}/env", "@options", name)
-
-
-def _mode(volume: Volume) -> str:
-    return "rw" if volume.is_writable else "ro"
 
 
 def _ulimits(facts: Facts) -> list[str]:

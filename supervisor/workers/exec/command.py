@@ -1,4 +1,4 @@
-"""Represents one running command of an operator: its pipes or its terminal, its input, and its end.
+"""Represents one running command of an operator: what it asks for, its pipes or its terminal, its input, and its end.
 
 Guarantees that it reads no more output than its reader takes, and that nothing of it is left when `run` returns. It
 knows neither who asked for it nor what it runs beside.
@@ -12,12 +12,39 @@ import os
 import signal
 import struct
 import termios
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from corral.worker.contract.errors import Conflict
 
 from ..process.launcher_client import Launcher
 from ..process.parent import Exit
-from .request import Reader
+
+
+class ExecRequest(NamedTuple):
+    """Describes a command: its program, what differs from the worker's environment and folder, and its streams.
+
+    `size` is that of a terminal, rows and columns; None for pipes. Without `has_input` its stdin is /dev/null.
+    """
+
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    folder: str | None
+    size: tuple[int, int] | None
+    has_input: bool
+
+
+class Reader(Protocol):
+    """Receives notifications."""
+
+    def notify(self, method: str, params: Mapping[str, object]) -> None:
+        """Sends a notification."""
+        ...
+
+    async def drain(self) -> None:
+        """Waits while it reads too slowly."""
+        ...
+
 
 READ_BYTES = 32 * 1024
 """Bytes of output in one notification, before base64."""

@@ -17,8 +17,7 @@ from ..process.launcher_client import Launcher
 from ..process.parent import Exit, Launch
 from ..supervision.incarnation import Incarnation
 from ..supervision.worker_supervisor import WorkerSupervisor
-from .command import Command, Ends
-from .request import ExecRequest
+from .command import Command, Ends, ExecRequest
 
 COMMANDS, COMMANDS_OF_WORKER = 64, 8
 """Number of commands that run at once: altogether, and beside one worker."""

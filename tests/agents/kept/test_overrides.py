@@ -12,7 +12,7 @@ from corral.supervisor.config.spec.loader import decode
 from corral.supervisor.config.spec.sources import Variables
 from corral.supervisor.config.spec.spec import Config
 from corral.worker.contract import codec
-from corral.worker.contract.literal import literal
+from corral.worker.contract.toml_text import literal
 
 FOLDER = tempfile.gettempdir()
 PARTS = st.sampled_from(["$", "{", "}", "$$", "${A}", "${A:-b}", "${secret:S}", "x", " ", "${N}"])

@@ -11,8 +11,8 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from corral.supervisor.faces.http.answers import status_of
-from corral.supervisor.faces.http_api.openapi import BASE, openapi
-from corral.supervisor.faces.http_api.routes import ERROR_STATUSES, MESSAGES
+from corral.supervisor.faces.http_api.openapi import openapi
+from corral.supervisor.faces.http_api.routes import ERROR_STATUSES, MESSAGES, PREFIX
 from corral.worker.contract.errors import CLASSES
 from corral.worker.methods.table import METHODS
 from daemon_process import BIN
@@ -44,7 +44,7 @@ def test_each_route_of_the_table_is_an_operation_or_a_stream_of_one(document: Do
         table[method.name] += len(method.faces.routes)
     described = Counter[str]()
     for path, _verb, operation in operations(document):
-        if path.startswith(BASE):
+        if path.startswith(PREFIX):
             names = {operation["x-method"], operation.get("x-stream-method", operation["x-method"])}
             described.update(names)
     assert described == +table
@@ -72,7 +72,7 @@ def test_no_two_paths_differ_by_the_name_of_a_key_alone(document: Document) -> N
 def test_each_key_of_the_params_is_in_the_path_the_query_or_the_body(document: Document) -> None:
     schemas = document["components"]["schemas"]
     for path, verb, operation in operations(document):
-        if not path.startswith(BASE):
+        if not path.startswith(PREFIX):
             continue
         params = METHODS[operation["x-method"]].params
         keys = {each["name"] for each in operation.get("parameters", []) if each["in"] != "header"}

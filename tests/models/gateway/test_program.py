@@ -17,7 +17,7 @@ import pytest
 
 from corral.supervisor.machine.launcher import protocol
 from corral.supervisor.models.gateway.call_journal import Account, contents
-from corral.supervisor.models.gateway.endpoint import Endpoint
+from corral.supervisor.models.gateway.shapes import Endpoint
 from corral.supervisor.models.gateway.usage import Usage
 from model_provider import KEY, Provider
 

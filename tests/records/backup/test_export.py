@@ -13,8 +13,8 @@ from corral.supervisor.config.spec.sources import Variables
 from corral.supervisor.config.spec.spec import Config, Defaults
 from corral.supervisor.records.backup.export import export
 from corral.worker.contract import toml_text
-from corral.worker.contract.literal import literal_table
 from corral.worker.contract.records import Boundaries, Retry, ScheduleRecord, TaskParams
+from corral.worker.contract.toml_text import literal_table
 
 pytestmark = pytest.mark.core
 

@@ -8,7 +8,7 @@ import pytest
 
 from corral.worker.contract.errors import ResourceLimitExceeded, TaskFailed
 from corral.worker.contract.jsonrpc import MAX_MESSAGE_BYTES
-from corral.worker.webhook.streamed_response import EVENTS, LINES, TEXT, StreamedResponse
+from corral.worker.webhook.delivery import EVENTS, LINES, TEXT, StreamedResponse
 
 BODIES: list[tuple[str, str, object, object]] = [
     (EVENTS, 'data: {"a": 1}\r\n\r\nevent: part\ndata: é\n\n', [{"a": 1}, "é"], [{"a": 1}, "é"]),

@@ -1,4 +1,4 @@
-"""Tool calls per minute, by agent; `quotas.minute` counts."""
+"""Tool calls per minute, by agent; `quotas.spending` counts."""
 
 import pytest
 

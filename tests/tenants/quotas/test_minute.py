@@ -4,8 +4,11 @@ import random
 
 import pytest
 
-from corral.supervisor.tenants.quotas.minute import MINUTE_S, SLOT_S, Minute
+from corral.supervisor.tenants.quotas.spending import MINUTE_S, Minute
 from seeds import seeds
+
+SLOT_S = 1.0
+"""Seconds that an event may count longer: events of one second are held together."""
 
 pytestmark = pytest.mark.core
 

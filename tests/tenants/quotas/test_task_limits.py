@@ -10,7 +10,7 @@ from corral.supervisor.config.spec.loader import decode
 from corral.supervisor.config.spec.sources import Variables
 from corral.supervisor.records.events.bus import Bus, Event
 from corral.supervisor.records.store.store import Store
-from corral.supervisor.tenants.quotas.refusals import EVENT_S, Refusals
+from corral.supervisor.tenants.quotas.room import EVENT_S, Refusals
 from corral.supervisor.tenants.quotas.task_limits import TaskLimits
 from corral.supervisor.tenants.registry.tenants import Tenants
 from corral.worker.contract.errors import Overloaded

@@ -126,7 +126,7 @@ def test_a_daemon_that_goes_away_ends_calls_as_unreachable_with_the_reason(
         with pytest.raises(Unreachable) as caught:
             await connection.call("leave")
         assert caught.value.data == {"socket": str(daemon.path), "reason": "closed"}
-        await connection.wait_closed()
+        await connection.channel.wait_closed()
         with pytest.raises(Unreachable) as again:
             await connection.call("leave")
         assert again.value.data["reason"] == "closed"

@@ -11,9 +11,8 @@ import pytest
 
 from corral import AgentRuntime, Runtime
 from corral.worker.client.async_ import Reconnecting
-from corral.worker.client.calling import Caller
+from corral.worker.client.calling import Caller, given
 from corral.worker.client.methods import Methods
-from corral.worker.client.parameters import given
 from corral.worker.client.tasks import TaskOptions
 from corral.worker.contract.records import AgentStatus
 from corral.worker.control.params import ScheduleParams, TaskListParams

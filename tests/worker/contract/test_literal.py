@@ -9,7 +9,7 @@ from corral.cli.tools.import_convert import Server, toml
 from corral.supervisor.config.spec.loader import decode
 from corral.supervisor.config.spec.sources import Variables
 from corral.worker.client.embedded import _config_file  # pyright: ignore[reportPrivateUsage]  # a daemon for each text is slow
-from corral.worker.contract.literal import literal
+from corral.worker.contract.toml_text import literal
 
 pytestmark = pytest.mark.core
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from corral.worker.acp import content
-from corral.worker.acp.capabilities import info_of
+from corral.worker.acp import messages
+from corral.worker.acp.messages import info_of
 from corral.worker.contract.errors import CorralError, ResourceLimitExceeded, SpawnFailed, TaskFailed
 from corral.worker.sdk.session import Memory
 from corral.worker.sdk.task import Start, TaskRequest
@@ -20,7 +20,7 @@ def request(**params: object) -> TaskRequest:
 
 def test_a_task_is_reported_with_all_that_it_has() -> None:
     task = request(objective="Mend it", input={"a": 1}, context="why", output_format=JSON)
-    texts = [str(block["text"]) for block in content.blocks_of(task, embeds=False)]
+    texts = [str(block["text"]) for block in messages.blocks_of(task, embeds=False)]
     assert texts[0] == "Mend it"
     assert texts[1].endswith('{"a":1}')
     assert texts[2].endswith("why")
@@ -28,7 +28,7 @@ def test_a_task_is_reported_with_all_that_it_has() -> None:
 
 
 def test_an_input_is_a_resource_where_the_agent_takes_one() -> None:
-    blocks = content.blocks_of(request(objective="x", input=[1]), embeds=True)
+    blocks = messages.blocks_of(request(objective="x", input=[1]), embeds=True)
     assert blocks[1] == {
         "type": "resource",
         "resource": {"uri": "corral:///tasks/t1/input", "mimeType": "application/json", "text": "[1]"},
@@ -36,15 +36,15 @@ def test_an_input_is_a_resource_where_the_agent_takes_one() -> None:
 
 
 def test_a_task_without_words_has_a_prompt_all_the_same() -> None:
-    assert len(content.blocks_of(request(), embeds=False)) == 1
+    assert len(messages.blocks_of(request(), embeds=False)) == 1
 
 
 def test_the_latest_of_a_long_conversation_is_sent() -> None:
     earlier = [{"role": "user", "content": f"{number} " * 1000} for number in range(1000)]
-    blocks = content.blocks_of(request(objective="x"), embeds=False, earlier=earlier)
+    blocks = messages.blocks_of(request(objective="x"), embeds=False, earlier=earlier)
     told = str(blocks[0]["text"])
     assert "999 " in told
-    assert len(told) < content.EARLIER_CHARS + 1000
+    assert len(told) < messages.EARLIER_CHARS + 1000
 
 
 @pytest.mark.parametrize(
@@ -59,12 +59,12 @@ def test_the_latest_of_a_long_conversation_is_sent() -> None:
     ],
 )
 def test_the_last_message_is_the_output(text: str, output_format: object, output: object) -> None:
-    assert content.output_of(text, [], output_format) == output
+    assert messages.output_of(text, [], output_format) == output
 
 
 def test_an_output_with_a_picture_has_both() -> None:
     picture = {"type": "image", "data": "", "mimeType": "image/png"}
-    assert content.output_of("see", [picture], None) == {"text": "see", "content": [picture]}
+    assert messages.output_of("see", [picture], None) == {"text": "see", "content": [picture]}
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_an_output_with_a_picture_has_both() -> None:
     ],
 )
 def test_a_reason_to_stop_is_a_typed_end(answer: object, kind: type[CorralError] | None) -> None:
-    error = content.error_of(answer, "so far")
+    error = messages.error_of(answer, "so far")
     assert type(error) is (kind or type(None))
     if error is not None:
         assert error.data["output"] == "so far"
@@ -100,7 +100,7 @@ def test_a_reason_to_stop_is_a_typed_end(answer: object, kind: type[CorralError]
     ],
 )
 def test_tokens_are_read_where_the_provider_reports_them(answer: object, tokens: int) -> None:
-    assert content.usage_of(answer).tokens == tokens
+    assert messages.tokens_of(answer) == tokens
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_tokens_are_read_where_the_provider_reports_them(answer: object, tokens:
     ],
 )
 def test_a_cost_is_read_in_cents(cost: object, cents: float | None) -> None:
-    assert content.cost_cents_of({"cost": cost}) == cents
+    assert messages.cost_cents_of({"cost": cost}) == cents
 
 
 @pytest.mark.parametrize("answer", [None, [], {}, {"protocolVersion": 2}, {"protocolVersion": "1"}])
