@@ -3,7 +3,7 @@
 import json
 from typing import Any, cast
 
-from corral.supervisor.api.table.openrpc import openrpc
+from corral.supervisor.api.schema.documents import openrpc
 from corral.worker.contract.errors import CLASSES
 from corral.worker.methods.table import METHODS
 
