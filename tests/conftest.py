@@ -25,8 +25,8 @@ TEST_BOUND_S = 120
 LONG_BOUND_S = 600
 """Seconds for one that is marked `long`: a minute of an idle machine is several of a busy one."""
 
-# A loaded machine may take its time to make an example, and to try it.
-settings.register_profile("corral", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A loaded machine may take its time to make an example, and to try it; a checkout may be another user's.
+settings.register_profile("corral", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("corral")
 
 # A test that has no daemon wants to hear of it at once; tests/cli/test_connecting.py waits for one.

@@ -104,6 +104,7 @@ def run(row: Row, environment: Path, folder: Path) -> int:
     if row.is_user:
         os.chown(home, UID, UID)
         environ |= {"USER": USER, "LOGNAME": USER}
+        environ |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
         command = as_user(command, folder, home)
     return subprocess.call(command, cwd=ROOT, env=environ)
 

@@ -157,7 +157,8 @@ def daemon(page: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daem
         }
         # JSON's strings and lists are TOML's.
         config += [f"[mcp.servers.{name}]", *(f"{key} = {json.dumps(keys[key])}" for key in keys)]
-    (folder / "filesystem" / "hay").write_text("a needle\n")
+    if (folder / "filesystem").is_dir():  # there is npm
+        (folder / "filesystem" / "hay").write_text("a needle\n")
     repository(folder / "git")
     with DaemonProcess(folder, "\n".join(config)) as process:
         yield process
