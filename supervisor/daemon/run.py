@@ -147,9 +147,12 @@ class _Daemon:
         api = compose_api(self._groups, started, services, place, self._upgrades)
         services.listen_by(partial(_service_opener, self._groups, api))
         listener = make_listener(self._groups, api.control, lock)
-        self._upgrades.serve(listener)
-        web = await self._open_web(api, place)
-        await self._take_up()
+        if self._adoption is None:
+            web = await self._open_web(api, place)
+        else:
+            await self._take_up()
+            web = await self._open_web(api, place)
+        self._upgrades.serve(listener, web, services)
         listener.open()
         running = [
             self._beat(manager),
@@ -220,7 +223,8 @@ class _Daemon:
             return None
         from .composition.web import open_web  # noqa: PLC0415  # aiohttp costs 16 MB: only who wants HTTP pays
 
-        return await open_web(self._groups, api, place, self._end.is_wanted.is_set)
+        left = None if self._adoption is None else self._adoption.handover.http
+        return await open_web(self._groups, api, place, self._end.is_wanted.is_set, left)
 
     def _on_signal(self, act: Callable[[], Coroutine[None, None, None]]) -> None:
         task = asyncio.get_running_loop().create_task(act())

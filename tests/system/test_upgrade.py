@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from threading import Event
 
@@ -248,6 +249,34 @@ command = ["{sys.executable}", "-I", "{AGENTS}/mcp_odd.py", "--era=modern"]
         found = daemon.worker("modern-0")
         assert (found["pid"], found["incarnation"], found["state"]) == (modern, 1, "Ready")
         assert {each["name"] for each in daemon.call("mcp.tools")["tools"]} >= {"state__put", "state__get"}
+
+
+def test_http_goes_on_over_new_and_over_kept_connections(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path, '[daemon]\nhttp = "127.0.0.1:0"\n') as daemon, ThreadPoolExecutor(3) as pool:
+        address = daemon.call("daemon.status")["daemon"]["http"]
+        token = (daemon.state_dir / "http.token").read_text().strip()
+        is_over = Event()
+
+        def ping(kept: HTTPConnection | None) -> int:
+            calls = 0
+            while not is_over.is_set():
+                connection = kept or HTTPConnection(address, timeout=BOUND_S)
+                connection.request("GET", "/api/v1/ping", headers={"Authorization": f"Bearer {token}"})
+                response = connection.getresponse()
+                assert (response.status, response.read() != b"") == (200, True)
+                calls += 1
+                if kept is None:
+                    connection.close()
+            return calls
+
+        one = HTTPConnection(address, timeout=BOUND_S)
+        callers = [pool.submit(ping, each) for each in (one, None)]
+        for number in range(1, 3):
+            assert daemon.call("daemon.upgrade")["upgrades"] == number
+        is_over.set()
+        assert min(each.result(BOUND_S) for each in callers) > 4
+        one.close()
+        assert daemon.call("daemon.status")["daemon"]["http"] == address
 
 
 def test_a_second_upgrade_during_the_first_is_refused(tmp_path: Path) -> None:

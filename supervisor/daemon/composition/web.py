@@ -29,6 +29,7 @@ from corral.supervisor.faces.dashboard.face import BrowserSessions, DashboardFac
 from corral.supervisor.faces.http.admission import address_of, is_loopback
 from corral.supervisor.faces.http.credentials import MIN_TOKEN, read_tls, read_token
 from corral.supervisor.faces.http.face import WRONG_TOKEN, Access, Authenticate, Bind, Face, HttpClient
+from corral.supervisor.faces.http.listener import HttpHandover
 from corral.supervisor.faces.http.probes import Health, Readiness, Ready
 from corral.supervisor.faces.http.server import HttpServer
 from corral.supervisor.faces.http_api.calls import ApiFace
@@ -63,8 +64,10 @@ MAX_DOWN = 200
 logger = logging.getLogger(__name__)
 
 
-async def open_web(groups: Groups, api: ApiGroup, place: WebPlace, is_stopping: Callable[[], bool]) -> HttpServer:
-    """Serves HTTP at the address of `[daemon] http`, and notes in `place` where that is."""
+async def open_web(
+    groups: Groups, api: ApiGroup, place: WebPlace, is_stopping: Callable[[], bool], left: HttpHandover | None
+) -> HttpServer:
+    """Serves HTTP at the address of `[daemon] http`, or where another program has `left` it; notes in `place` where that is."""
     daemon, tokens = groups.config.daemon, groups.tenants.tokens
     assert daemon.http is not None, "HTTP is wanted"
     tls = read_tls(daemon.http_tls_cert, daemon.http_tls_key)
@@ -84,7 +87,7 @@ async def open_web(groups: Groups, api: ApiGroup, place: WebPlace, is_stopping: 
         is_behind_proxy=daemon.http_behind_proxy,
         tls=tls,
     )
-    address = await server.open(host, port)
+    address = await server.open(host, port, left)
     if tls is not None:
         groups.records.in_force.subscribe(lambda _: _renew_tls(server, daemon))
     scheme = "http" if tls is None else "https"

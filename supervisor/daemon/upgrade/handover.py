@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from corral.supervisor.agents.membership.agents import AgentHandover
+from corral.supervisor.faces.http.listener import HttpHandover
 from corral.supervisor.faces.socket.unix import ListenerHandover
 from corral.supervisor.records.logs.daemon_log import Level
 from corral.supervisor.tasks.run.backlog import TaskHandover
@@ -56,6 +57,7 @@ class Handover(Struct, frozen=True, kw_only=True):
     agents: Mapping[str, AgentHandover]
     listener: ListenerHandover
     tasks: tuple[TaskHandover, ...] = ()
+    http: HttpHandover | None = None
 
     @property
     def descriptors(self) -> list[int]:
@@ -64,6 +66,7 @@ class Handover(Struct, frozen=True, kw_only=True):
         return [
             *self.launcher.descriptors,
             *self.listener.descriptors,
+            *([] if self.http is None else self.http.descriptors),
             *(fd for each in workers for fd in each.descriptors),
         ]
 

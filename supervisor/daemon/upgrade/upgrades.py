@@ -9,10 +9,12 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from corral import __version__
+from corral.supervisor.faces.services.services import AgentServices
 from corral.supervisor.faces.socket.unix import Listener
 from corral.supervisor.records.logs.capture_pipe import hold_pipes
 from corral.worker.contract.errors import Conflict, CorralError
@@ -34,6 +36,9 @@ LOOK_S = 0.005
 NAMED = 5
 """Number of obstacles that a refusal names."""
 
+if TYPE_CHECKING:
+    from corral.supervisor.faces.http.server import HttpServer  # aiohttp: only who wants HTTP pays
+
 logger = logging.getLogger(__name__)
 
 
@@ -47,15 +52,17 @@ class Upgrades:
         self._answer: Upgraded | None = None
         self._asked_before = 0  # calls of this method that the program before has taken
         self._listener: Listener | None = None
+        self._web: HttpServer | None = None
+        self._services: AgentServices | None = None
         self._is_busy = False
         self._loop = asyncio.get_running_loop()
         self.count = 0 if adoption is None else adoption.handover.upgrades - bool(adoption.returned)
         self.ready: asyncio.Future[tuple[Program, Handover, int]] = self._loop.create_future()
         """The next program, and what it goes on from, as soon as everything is at rest."""
 
-    def serve(self, listener: Listener) -> None:
-        """Hands the connections of this listener over, too."""
-        self._listener = listener
+    def serve(self, listener: Listener, web: "HttpServer | None", services: AgentServices) -> None:
+        """Hands the connections over, too; services of agents over HTTP cannot be."""
+        self._listener, self._web, self._services = listener, web, services
 
     def arrived(self) -> Upgraded:
         """Notes that this program goes on in the place of another; returns what it is."""
@@ -131,6 +138,7 @@ class Upgrades:
             launcher=groups.workers.launcher.hand_over(),
             agents=groups.agents.agents.hand_over(),
             tasks=groups.tasks.tasks.hand_over(),
+            http=None if self._web is None else self._web.hand_over(),
             listener=listener.hand_over(),
         )
 
@@ -145,6 +153,8 @@ class Upgrades:
         while True:
             held_at = self._loop.time()
             listener.hold()
+            if self._web is not None:
+                self._web.hold()
             agents.hold()
             while found := self._obstacles():
                 if self._loop.time() >= min(held_at + HOLD_S, give_up_at):
@@ -155,6 +165,8 @@ class Upgrades:
                 hold_pipes()
                 return self._handover(held_at)
             agents.release()
+            if self._web is not None:
+                self._web.release()
             listener.release()
             if self._loop.time() >= give_up_at:
                 more = f", and {len(found) - NAMED} more" if len(found) > NAMED else ""
@@ -174,7 +186,8 @@ class Upgrades:
         found += groups.tasks.tasks.obstacles()
         found += listener.obstacles()
         config = groups.config
-        found += ["HTTP is served"] if config.daemon.http is not None else []
+        found += self._web.obstacles() if self._web is not None else []
+        found += ["services of agents are served over HTTP"] if self._services and self._services.is_serving else []
         found += ["this daemon is a node of a cluster"] if config.cluster is not None else []
         return found
 

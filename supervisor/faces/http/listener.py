@@ -11,6 +11,8 @@ import socket
 import ssl
 from collections.abc import Callable
 
+from msgspec import Struct
+
 from corral.worker.contract.errors import InvalidParams, PermissionDenied
 
 ACCEPTS_PER_TURN = 4
@@ -25,6 +27,18 @@ HANDSHAKE_S = 10.0
 """Seconds that a TLS handshake may take."""
 
 logger = logging.getLogger(__name__)
+
+
+class HttpHandover(Struct, frozen=True):
+    """Holds what the next program goes on from: the listening socket, and the connections that wait for a request."""
+
+    socket_fd: int
+    connections: tuple[int, ...]
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Returns the descriptors that are handed over."""
+        return [self.socket_fd, *self.connections]
 
 
 class Listener:
@@ -51,8 +65,14 @@ class Listener:
         self._is_short = False
         """Whether the last connection could not be accepted: it is logged once."""
 
-    async def open(self, host: str, port: int) -> int:
-        """Listens, and returns the port."""
+    async def open(self, host: str, port: int, left: HttpHandover | None = None) -> int:
+        """Listens, or goes on with what another program of the daemon has left; returns the port."""
+        if left is not None:
+            self._socket = socket.socket(fileno=left.socket_fd)
+            for fd in left.connections:
+                self._begin(socket.socket(fileno=fd))
+            self._loop.add_reader(self._socket.fileno(), self._accept)
+            return int(self._socket.getsockname()[1])
         place = "127.0.0.1" if host == "localhost" else host
         try:
             found = await self._loop.getaddrinfo(place, port, type=socket.SOCK_STREAM)
@@ -69,6 +89,27 @@ class Listener:
         self._socket.setblocking(False)
         self._loop.add_reader(self._socket.fileno(), self._accept)
         return int(self._socket.getsockname()[1])
+
+    @property
+    def is_opening(self) -> bool:
+        """Returns whether a connection was accepted that is not served yet."""
+        return bool(self._opening)
+
+    @property
+    def fd(self) -> int:
+        """Returns the descriptor of the listening socket."""
+        assert self._socket is not None, "it is open"
+        return self._socket.fileno()
+
+    def hold(self) -> None:
+        """Accepts nothing more, until `release`: connections wait in the kernel."""
+        self._loop.remove_reader(self.fd)
+        if self._resume is not None:
+            self._resume.cancel()
+
+    def release(self) -> None:
+        """Accepts again."""
+        self._go_on()
 
     def stop(self) -> None:
         """Stops listening; connections that were accepted stay, and so do those in the kernel's queue."""
@@ -107,9 +148,12 @@ class Listener:
                 accepted.close()
                 continue
             accepted.setblocking(False)
-            task = self._loop.create_task(self._serve(accepted))
-            self._opening[task] = None
-            task.add_done_callback(lambda done: self._opening.pop(done, None))
+            self._begin(accepted)
+
+    def _begin(self, accepted: socket.socket) -> None:
+        task = self._loop.create_task(self._serve(accepted))
+        self._opening[task] = None
+        task.add_done_callback(lambda done: self._opening.pop(done, None))
 
     def _drop_handshake(self) -> bool:
         """Breaks off the oldest TLS handshake: those of honest clients take a few milliseconds."""

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Collection, Sequence
+from typing import cast
 
 from aiohttp import HttpVersion10, HttpVersion11, StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
@@ -32,7 +33,7 @@ from corral.worker.contract.errors import (
 from .admission import Admission, Guesses, bracketed, check_target
 from .answers import Refused, failure
 from .face import ANONYMOUS, FOREIGN, TENANT_HEADER, TENANT_KEY, WRONG_TOKEN, Access, Face, HttpClient
-from .listener import Listener
+from .listener import HttpHandover, Listener
 
 IDLE_S = 75.0
 """Seconds that a connection may be without a request, and the head of a request may take."""
@@ -60,6 +61,21 @@ class Connection(web.RequestHandler):
             auto_decompress=False,
         )
 
+    @property
+    def is_idle(self) -> bool:
+        """Returns whether it waits for a request."""
+        return self._current_request is None and not self._messages
+
+    @property
+    def obstacle(self) -> str:
+        """Returns the request, in words, that no other program can go on with; a reader of events opens another connection."""
+        request = self._current_request
+        if request is None:
+            return "" if self.is_idle else "a request over HTTP is being read"
+        is_follower = request.method == "GET" and "text/event-stream" in request.headers.get("Accept", "")
+        is_carried = is_follower or request.path == UPGRADE
+        return "" if is_carried else f'"{request.method} {request.path}" over HTTP is under way'
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tells the server, which counts the connections of each client."""
         self._on_lost(self)
@@ -79,6 +95,9 @@ class Connection(web.RequestHandler):
         response.force_close()
         return response
 
+
+UPGRADE = "/api/v1/upgrade"
+"""The path of the request that asks for the next program: its connection ends with this one."""
 
 MAX_CONNECTIONS = 512
 
@@ -127,14 +146,14 @@ class HttpServer:
 
     # -- opening and closing
 
-    async def open(self, host: str, port: int) -> str:
-        """Listens, and returns the address: `HOST:PORT`."""
+    async def open(self, host: str, port: int, left: HttpHandover | None = None) -> str:
+        """Listens, or goes on with what another program of the daemon has left; returns the address: `HOST:PORT`."""
         # There are few prefixes: an Application with its router would cost each request a tenth of its time.
         server = web.Server(self._serve, request_factory=self._request, access_log=None, handler_cancellation=True)
         self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
         try:
-            number = await self._listener.open(host, port)
+            number = await self._listener.open(host, port, left)
         except CorralError:
             await self._runner.cleanup()
             raise
@@ -142,6 +161,43 @@ class HttpServer:
             host, number, self._access.authenticate, names=self._names, is_behind_proxy=self._is_behind_proxy
         )
         return f"{bracketed(host)}:{number}"
+
+    # -- from one program of the daemon to the next
+
+    def hold(self) -> None:
+        """Accepts and reads nothing more, until `release`."""
+        self._listener.hold()
+        self._read(is_wanted=False)
+
+    def release(self) -> None:
+        """Accepts and reads again."""
+        self._listener.release()
+        self._read(is_wanted=True)
+
+    def _read(self, *, is_wanted: bool) -> None:
+        for each in self._open_connections:
+            transport = cast("asyncio.ReadTransport | None", each.transport)  # uvloop's does not inherit from it
+            if transport is None or transport.is_closing() or not each.is_idle or transport.is_reading() == is_wanted:
+                continue
+            if is_wanted:
+                transport.resume_reading()
+            else:
+                transport.pause_reading()
+
+    @property
+    def _open_connections(self) -> list[Connection]:
+        return [each for each in self._server.connections if isinstance(each, Connection)]
+
+    def obstacles(self) -> list[str]:
+        """Returns the requests that no other program can go on with, each in words."""
+        opening = ["a connection over HTTP is being opened"] if self._listener.is_opening else []
+        return opening + [words for each in self._open_connections if (words := each.obstacle)]
+
+    def hand_over(self) -> HttpHandover:
+        """Returns what the next program goes on from; a connection with TLS ends, for its keys are in this program."""
+        idle = [each for each in self._open_connections if each.is_idle and self._listener.tls is None]
+        sockets = [each.transport.get_extra_info("socket") for each in idle if each.transport is not None]
+        return HttpHandover(self._listener.fd, tuple(each.fileno() for each in sockets))
 
     def renew_tls(self, tls: ssl.SSLContext) -> None:
         """Takes another certificate, for connections from now on."""

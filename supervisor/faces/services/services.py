@@ -153,6 +153,11 @@ class AgentServices:
 
     # -- what there is
 
+    @property
+    def is_serving(self) -> bool:
+        """Returns whether any is served."""
+        return bool(self._services)
+
     def status(self, name: str) -> ServiceStatus | None:
         """Returns the service of an agent, team or workflow; None where it has none."""
         return self._statuses.get(name)
