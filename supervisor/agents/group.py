@@ -91,20 +91,10 @@ def make_agents(records: RecordsGroup, workers: WorkersGroup, tenants: TenantsGr
     packages.keep_for(deployments.users_of)
 
     memory = Memory(records.store, bus, records.in_force, registry.spec_of, tenants.tenants.all)
+    activation = SocketActivation(agents, bus, workers.shared.sockets)
     return AgentsGroup(
-        agents,
-        pool,
-        logins,
-        _stores(records, workers, agents),
-        memory,
-        Expiry(records.store, memory),
-        rollouts,
-        rolling_restart,
-        hibernation,
-        autoscaler,
-        SocketActivation(agents, bus, workers.shared.sockets),
-        packages,
-        deployments,
+        *(agents, pool, logins, _stores(records, workers, agents), memory, Expiry(records.store, memory), rollouts),
+        *(rolling_restart, hibernation, autoscaler, activation, packages, deployments),
     )
 
 

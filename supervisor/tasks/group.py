@@ -112,22 +112,6 @@ def make_tasks(records: RecordsGroup, workers: WorkersGroup, tenants: TenantsGro
     schedules = Schedules(store, bus, running, tasks, cluster)
     records.in_force.subscribe(schedules.follow)
     return TasksGroup(
-        tasks,
-        backlog,
-        writer,
-        accounting,
-        budgets,
-        routing,
-        dispatcher,
-        jobs,
-        meters,
-        recovery,
-        cluster,
-        approvals,
-        call_rates,
-        call_records,
-        tool_calls,
-        schedules,
-        Successes(store, running),
-        pubsub,
+        *(tasks, backlog, writer, accounting, budgets, routing, dispatcher, jobs, meters, recovery, cluster),
+        *(approvals, call_rates, call_records, tool_calls, schedules, Successes(store, running), pubsub),
     )

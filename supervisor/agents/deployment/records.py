@@ -15,7 +15,7 @@ from corral.supervisor.records.store.store import Statement, Store
 from corral.supervisor.workers.supervision.shared import utc_now
 from corral.worker.contract.errors import CorralError, Corrupted, NotFound
 from corral.worker.contract.names import tenant_of
-from corral.worker.contract.records import Error
+from corral.worker.contract.records import Error, copied
 from corral.worker.control.deployments import CheckState, Deployment, DeploymentCheck
 
 KEPT_PER_AGENT = 50
@@ -127,12 +127,7 @@ class Records:
         if before is None or (before.state, before.step) != (record.state, record.step):
             self._bus.publish(
                 "deployment.state",
-                agent=record.agent,
-                deployment=record.deployment,
-                package=record.package,
-                version=record.version,
-                state=record.state,
-                step=record.step,
+                **copied(record, "agent deployment package version state step"),
                 reason="" if record.error is None else record.error.message,
             )
         return record

@@ -21,6 +21,7 @@ from corral.supervisor.tenants.tokens.scope import knows
 from corral.worker.contract import codec
 from corral.worker.contract.errors import InvalidParams, ResourceLimitExceeded
 from corral.worker.contract.log_pieces import PieceJoiner
+from corral.worker.contract.records import copied
 from corral.worker.control.params import EventParams, EventPublishParams, LogParams
 from corral.worker.control.results import Events, LogLine, LogLines, LogPlace, Position, Published
 from corral.worker.methods import events as methods
@@ -201,13 +202,9 @@ class LogMethods:
             supervisor.id for supervisor in self._agents.all_supervisors() if supervisor.worker.pid is not None
         )
         return LogFilter(
+            **copied(params, "since until stream level previous"),
             names=frozenset(names),
-            since=params.since,
-            until=params.until,
-            stream=params.stream,
-            level=params.level,
             pattern=None if params.grep is None else Pattern(params.grep),
-            previous=params.previous,
             running=running,
         )
 

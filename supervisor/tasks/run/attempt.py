@@ -31,7 +31,7 @@ from corral.worker.contract.errors import (
     of_agent,
 )
 from corral.worker.contract.misfit import misfit_of
-from corral.worker.contract.records import Task, TaskState
+from corral.worker.contract.records import Task, TaskState, copied
 from corral.worker.contract.worker_messages import TaskResult
 
 from ..rules.boundaries import Limits
@@ -374,15 +374,9 @@ class Attempt:
         last = next((last for number, last in supervisor.exits if number == incarnation), None)
         if last is None:
             return error
-        return WorkerFailed(
-            f'cannot go on with worker "{supervisor.id}": {last.message}',
-            worker=supervisor.id,
-            agent=self._task.agent,
-            task=self._task.id,
-            result=last.result,
-            code=last.code,
-            signal=last.signal,
-        )
+        text = f'cannot go on with worker "{supervisor.id}": {last.message}'
+        facts = {"worker": supervisor.id, "agent": self._task.agent, "task": self._task.id}
+        return WorkerFailed(text, **facts, **copied(last, "result code signal"))
 
     def _checked(self, answer: object) -> TaskResult:
         task = self._task

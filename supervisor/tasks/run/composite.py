@@ -23,7 +23,7 @@ from corral.supervisor.workers.lifecycle import job, state_machine
 from corral.supervisor.workers.lifecycle.state_machine import ASKED_FOR
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract.errors import Cancelled, CorralError, InternalError, Timeout, WorkerFailed
-from corral.worker.contract.records import Task, TaskParams, TaskState
+from corral.worker.contract.records import Task, TaskParams, TaskState, copied
 from corral.worker.contract.worker_messages import TaskResult
 
 from ..rules.payload import check_result
@@ -325,13 +325,7 @@ def _outcome(
     last, number = supervisor.worker.last_exit, supervisor.worker.incarnation
     if last is None or number == before:
         return "failed", error  # it could not be started
-    facts: dict[str, object] = {
-        "worker": supervisor.id,
-        "incarnation": number,
-        "result": last.result,
-        "code": last.code,
-        "signal": last.signal,
-    }
+    facts = {"worker": supervisor.id, "incarnation": number, **copied(last, "result code signal")}
     text = f'cannot finish task "{task.id}": {last.message}'
     if last.result == job.LATE:
         return "timeout", Timeout(text, **facts)

@@ -28,7 +28,7 @@ from corral.supervisor.tenants.quotas.spending import Minute
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract import codec
 from corral.worker.contract.errors import CorralError, Overloaded
-from corral.worker.contract.records import TaskCall
+from corral.worker.contract.records import TaskCall, copied
 
 from ..run.backlog import Entry
 
@@ -342,13 +342,6 @@ class CallRecords:
         wanted = spec.tasks.record_tool_calls
         if wanted == "none" or call.task is None or call.number > MAX_CALLS:
             return
-        ended = Ended(
-            task=call.task,
-            delivery=call.delivery,
-            at_s=call.at_s,
-            tool=call.tool[:MAX_TOOL_NAME],
-            outcome=outcome,
-            duration_s=call.duration_s,
-            result=result,
-        )
+        facts = copied(call, "task delivery at_s duration_s")
+        ended = Ended(tool=call.tool[:MAX_TOOL_NAME], outcome=outcome, result=result, **facts)
         self.history.add(ended, with_result=wanted == "results")

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from corral.supervisor.config.decoding.decoder import STORE
 from corral.supervisor.config.spec.job import Schedule
 from corral.supervisor.records.store.store import Row, Statement, Store
-from corral.worker.contract.records import Run, ScheduleRecord, Task
+from corral.worker.contract.records import Run, ScheduleRecord, Task, copied
 
 from .cron import LATE_S, Times, check, following
 
@@ -169,15 +169,11 @@ def adopted(schedule: Schedule, earlier: Entry | None, now: float, made: float) 
     before = ScheduleRecord(name=schedule.name, task=schedule.task) if earlier is None else earlier.record
     record = replace(
         before,
-        task=schedule.task,
+        **copied(schedule, "task cron catch_up overlap source"),
         every_s=schedule.every,
-        cron=schedule.cron,
         at=stamp_of(schedule.at),
         timezone=None if schedule.cron is None else schedule.timezone,
-        catch_up=schedule.catch_up,
-        overlap=schedule.overlap,
         start_at=None,
-        source=schedule.source,
         command=list(schedule.command) or None,
     )
     if earlier is not None and times_of(record, now) == times_of(before, now):
