@@ -18,7 +18,7 @@ from corral.supervisor.records.logs.file_format import LogFilter, Record, rfc333
 from corral.supervisor.records.logs.merging import LogPosition
 from corral.supervisor.records.logs.store import Follower, LogStore
 from corral.supervisor.workers.supervision.task_moments import Moments, TaskMoments
-from corral.worker.contract.records import ENDED, Task, TaskCall
+from corral.worker.contract.records import ENDED, Task, TaskCall, copied
 from corral.worker.control.reports import TaskLogEntry, TaskStep
 
 TYPES = ("task.started", "task.retried", "task.ended")
@@ -278,15 +278,9 @@ class Timeline:
             task.finished_at or task.created_at,
             "ended",
             text="" if task.error is None else task.error.message,
-            attempt=task.attempt,
-            worker=task.worker,
+            **copied(task, "attempt worker duration_s cpu_ms tool_calls tokens_used cost_cents"),
             outcome=task.state,
-            duration_s=task.duration_s,
             memory_bytes=task.peak_memory_bytes,
-            cpu_ms=task.cpu_ms,
-            tool_calls=task.tool_calls,
-            tokens_used=task.tokens_used,
-            cost_cents=task.cost_cents,
         )
 
     def _of_call(self, call: TaskCall) -> TaskLogEntry:

@@ -32,7 +32,7 @@ from ..rules.payload import bounded, error_room
 from .backlog import Backlog, Entry
 from .cluster import Cluster, is_on_engine
 from .steps import Steps
-from .table import Page, Records, cursor_of, place_of
+from .table import Page, Records, cursor_of, is_match, place_of
 
 RETRY_AFTER_S = 1.0
 """Seconds until a write that the store refused is tried again."""
@@ -422,20 +422,8 @@ def _ending(entry: Entry, state: TaskState, output: object, error: CorralError |
 
 
 def _is_match(task: Task, created: float, wanted: TaskListParams) -> bool:
-    agents = {*wanted.agents, *([wanted.agent] if wanted.agent is not None else [])}
-    states = {*wanted.states, *([wanted.state] if wanted.state is not None else [])}
-    return (
-        (not agents or task.agent in agents)
-        and (not states or task.state in states)
-        and (wanted.since is None or created >= wanted.since)
-        and (wanted.until is None or created < wanted.until)
-        and (wanted.parent is None or task.parent == wanted.parent)
-        and not (wanted.roots and task.parent is not None)
-        and not wanted.dead  # it goes with the daemon, and cannot be queued again
-        and (wanted.schedule is None or task.schedule == wanted.schedule)
-        and (wanted.session is None or task.session == wanted.session)
-        and (wanted.text is None or wanted.text.lower() in task.objective.lower())
-    )
+    is_then = (wanted.since is None or created >= wanted.since) and (wanted.until is None or created < wanted.until)
+    return is_then and not wanted.dead and is_match(task, wanted)  # it goes with the daemon: it is no dead letter
 
 
 def seconds_between(earlier: str, later: str) -> float:

@@ -221,7 +221,7 @@ class Records:
                     task = _readable(row)
                     if task is None:
                         skipped += 1
-                    elif _is_match(task, wanted):
+                    elif is_match(task, wanted):
                         found.append(task)
                         places.append((_real(row[4]), _integer(row[5])))
                 place = (_real(row[4]), _integer(row[5]))
@@ -326,7 +326,7 @@ def _index(wanted: TaskListParams) -> _Where:
 
 
 def _scan(wanted: TaskListParams) -> _Where:
-    """Returns the conditions that are checked in each row of the index; `_is_match` checks some of them exactly."""
+    """Returns the conditions that are checked in each row of the index; `is_match` checks some of them exactly."""
     where = _Where([], [])
     agents, states = _chosen(wanted)
     found = " ".join(_index(wanted).clauses)
@@ -354,10 +354,15 @@ def _as_json(text: str) -> str:
     return msgspec.json.encode(text).decode()
 
 
-def _is_match(task: Task, wanted: TaskListParams) -> bool:
-    """Returns True if a task matches the parts of a filter that have no column."""
+def is_match(task: Task, wanted: TaskListParams) -> bool:
+    """Returns True if a filter matches a record, but for its time and its being a dead letter."""
+    agents, states = _chosen(wanted)
     return (
-        (wanted.schedule is None or task.schedule == wanted.schedule)
+        (not agents or task.agent in agents)
+        and (not states or task.state in states)
+        and (wanted.parent is None or task.parent == wanted.parent)
+        and not (wanted.roots and task.parent is not None)
+        and (wanted.schedule is None or task.schedule == wanted.schedule)
         and (wanted.session is None or task.session == wanted.session)
         and (wanted.text is None or wanted.text.lower() in task.objective.lower())
     )

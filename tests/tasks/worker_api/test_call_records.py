@@ -1,4 +1,4 @@
-"""The tool calls of tasks in a real store: they are read as they were, bounded, and go with the record of their task."""
+"""The tool calls of tasks in a real store: read as they were, bounded, gone with their task; and those of a minute, by agent."""
 
 import asyncio
 import sqlite3
@@ -7,8 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from corral.supervisor.records.events.bus import Bus
 from corral.supervisor.records.store.store import Step, Store
-from corral.supervisor.tasks.worker_api.call_records import MAX_CALLS, RESULT_BYTES, CallHistory, Ended, bounded_result
+from corral.supervisor.tasks.worker_api.call_records import (
+    MAX_CALLS,
+    RESULT_BYTES,
+    CallHistory,
+    CallRates,
+    Ended,
+    bounded_result,
+)
 from corral.worker.contract import codec
 
 pytestmark = pytest.mark.shell
@@ -125,3 +133,15 @@ def test_a_long_result_is_the_beginning_of_its_text() -> None:
     assert kept["cut"] is True
     assert kept["text"] == "é" * (RESULT_BYTES // 2)
     assert bounded_result({"content": "none"}, 30_000) == {"cut": True, "text": ""}
+
+
+def test_agents_are_counted_apart_and_without_a_limit_too() -> None:
+    rates = CallRates(Bus(1))
+    for _ in range(5):
+        assert rates.take("a", 0, 10.0) == 0
+    assert rates.take("b", 1, 10.5) == 0
+    assert rates.take("b", 1, 10.6) > 0
+    assert (rates.last_minute("a", 11.0), rates.last_minute("b", 11.0)) == (5, 1)
+    assert (rates.last_minute("c", 11.0), rates.total(11.0)) == (0, 6)
+    assert rates.total(100.0) == 0
+    assert rates.take("a", 3, 100.0) == 0, "a limit that is set meanwhile counts what was before"
