@@ -258,7 +258,8 @@ def rm(session: Session, names: tuple[str, ...], selector: tuple[str, ...], casc
 def scale(session: Session, wanted: tuple[str, ...]) -> None:
     """Set the number of workers of an agent.
 
-    NAME=N… sets those of several. For an agent with a range of instances, N lies within the range, or is 0 for no workers until the next scale.
+    NAME=N… sets those of several.
+    For an agent with a range of instances, N lies within the range, or is 0 for no workers until the next scale.
     For an agent that a cluster places, N is the number of its replicas on all nodes together.
     """
     pairs = [each.rpartition("=")[::2] for each in wanted]

@@ -13,7 +13,7 @@ import termios
 import tty
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TextIO
 
 import click
@@ -300,9 +300,7 @@ class RawTerminal:
             tty.setraw(self._fd, termios.TCSADRAIN)  # what was typed already is kept
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._before is not None:
             termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)
 

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
-from types import TracebackType
 
 from corral.worker.client.sync import Client
 from corral.worker.contract.errors import CorralError, Unreachable
@@ -105,9 +104,7 @@ class TaskLines:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self._thread.join(LAST_LINES_S)
 

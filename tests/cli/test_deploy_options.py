@@ -2,7 +2,7 @@
 
 import pytest
 
-from corral.cli.packages.deploy import nested, percent
+from corral.cli.packages.package import nested, percent
 from corral.worker.contract.errors import InvalidParams
 
 pytestmark = pytest.mark.core

@@ -290,29 +290,9 @@ class LogWriter:
 
     # There may be thousands, most of which never write a line.
     __slots__ = (
-        "__weakref__",
-        "_file",
-        "_folder",
-        "_gap",
-        "_is_due",
-        "_opened",
-        "_pipes",
-        "_printed",
-        "_released",
-        "_tails",
-        "_to_flush",
-        "_unended",
-        "_unverified",
-        "_verified_ns",
-        "_was_alive",
-        "agent",
-        "incarnation",
-        "lines",
-        "lost_bytes",
-        "lost_lines",
-        "sizes",
-        "users",
-        "worker",
+        *("__weakref__", "_file", "_folder", "_gap", "_is_due", "_opened", "_pipes", "_printed", "_released"),
+        *("_tails", "_to_flush", "_unended", "_unverified", "_verified_ns", "_was_alive"),
+        *("agent", "incarnation", "lines", "lost_bytes", "lost_lines", "sizes", "users", "worker"),
     )
 
     def __init__(
