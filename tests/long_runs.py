@@ -43,6 +43,7 @@ RUNS = {
     ),
     "orphans": LongRun("tests/chaos/orphans.py", "no process outlives its worker, launcher or daemon", 25),
     "payments": LongRun("tests/chaos/payments.py", "1,000 payments are made once whatever interrupts them", 10),
+    "upgrade-chaos": LongRun("tests/chaos/upgrades.py", "upgrades under load, with kills of daemon and launcher", 30),
     "cgroup-tier": LongRun(
         "tests/system/cgroup_tier/run.py", "limits by control groups, in a guest with controllers", 3
     ),

@@ -13,6 +13,7 @@ from threading import Event
 
 import pytest
 
+from chaos.upgrades import Ordeal
 from corral.worker.contract.errors import Conflict
 from daemon_process import AGENTS, BOUND_S, DaemonProcess, marked, until
 
@@ -296,3 +297,13 @@ def test_the_process_is_killed_right_after_an_upgrade_and_nothing_is_left(tmp_pa
         until(lambda: marked(tmp_path) == [])
         daemon.start()
         daemon.await_worker("sleeps-2", lambda w: w["state"] == "Ready")
+
+
+def test_upgrades_under_load_with_and_without_kills(tmp_path: Path) -> None:
+    """The short form of tests/chaos/upgrades.py."""
+    for name, kills in (("whole", 0.0), ("hurt", 1.0)):
+        (tmp_path / name).mkdir()
+        ordeal = Ordeal(tmp_path / name, seed=1, kill_ratio=kills)
+        ordeal.run(seconds=4.0, every_s=0.1)
+        assert min(ordeal.counts["tasks"], ordeal.counts["tool calls"]) > 0, ordeal.counts
+        assert kills or ordeal.counts["upgrades"], ordeal.counts
