@@ -61,13 +61,13 @@ def end(*_):
     with open(where + ".new", "w") as file:
         json.dump(stays, file)
     os.rename(where + ".new", where)
-signal.signal(signal.SIGUSR1, begin)
-signal.signal(signal.SIGUSR2, end)
+signal.signal(signal.SIGRTMIN, begin)
+signal.signal(signal.SIGRTMAX, end)
 from corral.supervisor.__main__ import main
 sys.argv = ["corrald", *sys.argv[1:]]
 sys.exit(main())
 """
-"""The daemon, with a tracer that SIGUSR1 starts and SIGUSR2 stops."""
+"""The daemon, with a tracer that SIGRTMIN starts and SIGRTMAX stops."""
 
 ECHO = """
 from corral.worker import Agent
@@ -325,12 +325,12 @@ class Traced:
     def begin(self) -> None:
         """Starts the tracer, and waits until it runs."""
         self._file.unlink(missing_ok=True)
-        self.process.send_signal(signal.SIGUSR1)
+        self.process.send_signal(signal.SIGRTMIN)
         time.sleep(0.05)
 
     def end(self) -> list[str]:
         """Stops the tracer and returns the stays in order."""
-        self.process.send_signal(signal.SIGUSR2)
+        self.process.send_signal(signal.SIGRTMAX)
         deadline = time.monotonic() + BOUND_S
         while not self._file.exists():
             assert time.monotonic() < deadline, "the tracer does not answer"

@@ -6,7 +6,8 @@ A line is a thing with its names; a name with ! has to be given by a caller. Mor
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 import click
 import msgspec
@@ -51,8 +52,9 @@ def _methods() -> Iterator[tuple[str, list[str]]]:
             f"method {name}",
             [f"right:{method.access.permission}", *(f"{r.verb}:{r.path}" for r in faces.routes), *python],
         )
-        if isinstance(method.result, type) and issubclass(method.result, msgspec.Struct):
-            yield f"result {name}", [each.encode_name for each in msgspec.structs.fields(method.result)]
+        result = cast("object", method.result)
+        if isinstance(result, type) and issubclass(result, msgspec.Struct):
+            yield f"result {name}", [each.encode_name for each in msgspec.structs.fields(result)]
 
 
 def _commands(path: str, command: click.Command) -> Iterator[tuple[str, list[str]]]:
@@ -66,7 +68,7 @@ def _commands(path: str, command: click.Command) -> Iterator[tuple[str, list[str
     yield f"command {path}", [name for each in options for name in (*each.opts, *each.secondary_opts)]
 
 
-def _tables(path: str, schema: dict[str, object]) -> Iterator[tuple[str, list[str]]]:
+def _tables(path: str, schema: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     """Yields the keys of each table below a JSON Schema; `*` is any name."""
     for name, definition in _of(schema, "$defs").items():
         if name != "variable":
@@ -75,13 +77,15 @@ def _tables(path: str, schema: dict[str, object]) -> Iterator[tuple[str, list[st
     needed = schema.get("required")
     yield path, [f"{key}{'!' * (isinstance(needed, list) and key in needed)}" for key in keys]
     others = schema.get("additionalProperties")
-    for key, value in (keys | ({"*": others} if isinstance(others, dict) else {})).items():
+    for key, value in keys.items():
         yield from _tables(f"{path}.{key}", value)
+    if isinstance(others, dict):
+        yield from _tables(f"{path}.*", cast("dict[str, Any]", others))
 
 
-def _of(schema: dict[str, object], word: str) -> dict[str, dict[str, object]]:
-    found = schema.get(word)
-    return {key: value for key, value in found.items() if isinstance(value, dict)} if isinstance(found, dict) else {}
+def _of(schema: Mapping[str, Any], word: str) -> dict[str, dict[str, Any]]:
+    found: dict[str, Any] = schema.get(word, {})
+    return {key: value for key, value in found.items() if isinstance(value, dict)}
 
 
 def _python() -> Iterator[tuple[str, list[str]]]:

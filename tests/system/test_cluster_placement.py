@@ -223,7 +223,7 @@ def test_a_spread_agent_is_on_all_nodes_after_a_start_at_once_and_after_a_node_c
     table = placed_worker(work, "many").replace("placement = {}", 'placement = { replicas = 2, spread = "node" }')
     with cluster_of(tmp_path, "nats") as cluster:
         with ThreadPoolExecutor() as pool:  # at once
-            list(pool.map(lambda name: cluster.add(name, table), ("one", "two")))
+            list(pool.map(cluster.add, ("one", "two"), (table, table)))
         cluster.until(lambda: sorted(homes(cluster, "many")) == ["one", "two"])
         gone = cluster.nodes.pop("two")
         gone.kill()
@@ -270,7 +270,9 @@ def test_placed_agents_are_added_and_removed_at_run_time_on_any_node_and_outlive
         assert two.corral("add", "--file", str(file)).returncode == 0
         assert len(homes(cluster, "filed")) == 2
         api = Api(one)
-        assert api.ask("POST", "/agents", {"name": "web", "spec": spec | {"placement": {}}}).status in (200, 201)
+        assert api.ask(
+            "POST", "/agents", {"name": "web", "spec": {**spec, "placement": dict[str, object]()}}
+        ).status in (200, 201)
         assert len(homes(cluster, "web")) == 1
         with pytest.raises(Timeout) as nowhere:
             one.call("agent.add", name="far", spec=spec | {"placement": {"labels": {"zone": "c"}}})

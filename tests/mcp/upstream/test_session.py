@@ -168,7 +168,10 @@ def test_a_server_that_ends_during_the_handshake_is_named(point: str) -> None:
 
 def test_a_session_that_ends_with_the_last_answer_is_never_taken_for_open() -> None:
     async def test() -> None:
-        session: Session = session_of("brief", on_notification=lambda _: session.close())
+        def close(_: object) -> None:
+            session.close()
+
+        session = session_of("brief", on_notification=close)
         its_stdin, write_fd = os.pipe()
         read_fd, its_stdout = os.pipe()
         server = asyncio.to_thread(answer_in_one_piece, its_stdin, its_stdout)

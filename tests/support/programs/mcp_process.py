@@ -54,10 +54,11 @@ class Life:
 
 def session_of(name: str, **options: Any) -> Session:
     """A session; `options` are fields of its terms and of its listener."""
-    terms = {key: value for key, value in options.items() if key in Terms._fields}
-    heard = {key: value for key, value in options.items() if key in Listener._fields}
+    options = {"request_timeout_s": BOUND_S, **options}
+    terms: dict[str, Any] = {key: value for key, value in options.items() if key in Terms._fields}
+    heard: dict[str, Any] = {key: value for key, value in options.items() if key in Listener._fields}
     assert terms.keys() | heard.keys() == options.keys()
-    return Session(name, Terms(**{"request_timeout_s": BOUND_S, **terms}), Listener(**heard))
+    return Session(name, Terms(**terms), Listener(**heard))
 
 
 @asynccontextmanager
