@@ -214,7 +214,9 @@ class _Daemon:
         groups.tasks.recovery.take_up(left.tasks)
         groups.workers.launcher.take_up(left.launcher, owners)
         groups.daemon_log.set_level(left.log_level)
-        for supervisor in groups.agents.agents.registry.lives():
+        workers = groups.agents.agents.registry.lives()
+        groups.tasks.pubsub.take_up(left.subscriptions, workers)
+        for supervisor in workers:
             supervisor.resume()
 
     async def _open_web(self, api: ApiGroup, place: WebPlace) -> "HttpServer | None":

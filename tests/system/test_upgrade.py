@@ -208,12 +208,14 @@ def test_tasks_in_flight_end_once_and_their_callers_are_answered(tmp_path: Path)
         until(lambda: daemon.call("daemon.status")["tasks"]["queued"] >= 4)
         for number in range(1, 3):
             assert daemon.call("daemon.upgrade")["upgrades"] == number
+        daemon.call("event.publish", type="upgrade.test", data="a word")
         ended = [run.result(BOUND_S) for run in runs]
         assert [each["output"] for each in ended] == [{"given": 1, "delivery": 1}] * 12
         assert {(each["state"], each["attempt"], each["delivery"]) for each in ended} == {("succeeded", 1, 1)}
         assert {worker: life[:2] for worker, life in lives(daemon).items()} == before
         records = daemon.call("log.read", names=["slow"], n=1000)["records"]
-        assert sorted(record["text"] for record in records) == sorted(f"done {each['id']}" for each in ended)
+        lines = ["heard a word"] * 2 + [f"done {each['id']}" for each in ended]
+        assert sorted(record["text"] for record in records) == sorted(lines)
 
 
 def test_mcp_servers_stay_up_and_no_call_fails(tmp_path: Path) -> None:

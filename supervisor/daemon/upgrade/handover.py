@@ -58,6 +58,7 @@ class Handover(Struct, frozen=True, kw_only=True):
     listener: ListenerHandover
     tasks: tuple[TaskHandover, ...] = ()
     http: HttpHandover | None = None
+    subscriptions: Mapping[str, tuple[str, ...]] = {}
 
     @property
     def descriptors(self) -> list[int]:

@@ -138,6 +138,7 @@ class Upgrades:
             launcher=groups.workers.launcher.hand_over(),
             agents=groups.agents.agents.hand_over(),
             tasks=groups.tasks.tasks.hand_over(),
+            subscriptions=groups.tasks.pubsub.hand_over(),
             http=None if self._web is None else self._web.hand_over(),
             listener=listener.hand_over(),
         )

@@ -11,7 +11,7 @@ slowly the oldest events are dropped, and it receives their number.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -68,6 +68,7 @@ class Meter:
 @dataclass(frozen=True)
 class _WorkerSubscription:
     life: Incarnation
+    types: tuple[str, ...]
     subscription: Subscription
     forwarding: asyncio.Task[None]
 
@@ -154,7 +155,17 @@ class WorkerPubsub:
         subscription = self._bus.subscribe(types, where=is_visible)
         self._end(supervisor)
         forwarding = self._loop.create_task(_forward(supervisor, subscription))
-        self._subscriptions[supervisor] = _WorkerSubscription(life, subscription, forwarding)
+        self._subscriptions[supervisor] = _WorkerSubscription(life, tuple(types), subscription, forwarding)
+
+    def hand_over(self) -> dict[str, tuple[str, ...]]:
+        """Returns the types that each worker is subscribed to, by its id, for the next program of the daemon."""
+        return {supervisor.id: each.types for supervisor, each in self._subscriptions.items()}
+
+    def take_up(self, left: Mapping[str, Sequence[str]], workers: Iterable[WorkerSupervisor]) -> None:
+        """Goes on with the subscriptions that another program has left."""
+        for supervisor in workers:
+            if supervisor.id in left and supervisor.life is not None:
+                self.subscribe(supervisor, list(left[supervisor.id]))
 
     def changed(self, supervisor: WorkerSupervisor) -> None:
         """Ends the subscription of an incarnation that has ended."""

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 
-from corral.worker import Agent, Task
+from corral.worker import Agent, Event, Task
 
 agent = Agent("upgraded")
 
@@ -19,6 +19,11 @@ async def work(task: Task) -> object:
         await asyncio.sleep(0.1)
     print(f"done {task.id}", flush=True)
     return {"given": given[task.id], "delivery": task.delivery}
+
+
+@agent.on_event("upgrade.test")
+def hear(event: Event) -> None:
+    print(f"heard {event.data}", flush=True)
 
 
 agent.run()
