@@ -4,6 +4,7 @@ A version reads the handovers of its neighbours: keys are only ever added, with 
 change that this does not cover is another `LAYOUT`.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -132,6 +133,7 @@ def read(fd: int) -> Handover:
 
 
 def set_inheritable(fds: Iterable[int], is_inheritable: bool) -> None:
-    """Decides whether descriptors stay open in the next program, and in children."""
+    """Decides whether descriptors stay open in the next program, and in children; one of a client may have been closed."""
     for fd in fds:
-        os.set_inheritable(fd, is_inheritable)
+        with contextlib.suppress(OSError):
+            os.set_inheritable(fd, is_inheritable)

@@ -162,6 +162,8 @@ class Upgrades:
                     break
                 await asyncio.sleep(LOOK_S)
             else:
+                if self._web is not None:
+                    self._web.hold()  # connections whose requests have ended since
                 self._groups.workers.launcher.hold()
                 hold_pipes()
                 return self._handover(held_at)

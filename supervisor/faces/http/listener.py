@@ -70,7 +70,8 @@ class Listener:
         if left is not None:
             self._socket = socket.socket(fileno=left.socket_fd)
             for fd in left.connections:
-                self._begin(socket.socket(fileno=fd))
+                with contextlib.suppress(OSError):  # its client is gone
+                    self._begin(socket.socket(fileno=fd))
             self._loop.add_reader(self._socket.fileno(), self._accept)
             return int(self._socket.getsockname()[1])
         place = "127.0.0.1" if host == "localhost" else host

@@ -198,9 +198,10 @@ class Listener:
     async def take_up(self, left: ListenerHandover) -> None:
         """Goes on with the connections that the program before has left."""
         for each in left.connections:
-            sock = socket.socket(fileno=each.fd)
-            _, connection = await self._loop.connect_accepted_socket(self._connection_of(each), sock)
-            connection.resume(each)
+            with contextlib.suppress(OSError):  # its client is gone
+                sock = socket.socket(fileno=each.fd)
+                _, connection = await self._loop.connect_accepted_socket(self._connection_of(each), sock)
+                connection.resume(each)
 
     def _connection_of(self, left: ConnectionHandover) -> "Callable[[], Connection]":
         def make() -> Connection:
