@@ -269,7 +269,7 @@ def scale(session: Session, wanted: tuple[str, ...]) -> None:
         if not name:
             raise click.UsageError("write NAME N, or NAME=N for each of several")
         if not (number.isascii() and number.isdecimal()):
-            raise click.UsageError(f"N {number}: write a whole number of at least 0")
+            raise click.UsageError(f"number {number}: write a whole number of at least 0")
         entry = session.call("agent.scale", {"name": name, "instances": int(number)}, timeout_s=None)
         session.answer(entry, f"scaled {name} to {int(number)} ({word(entry, 'state', '-')})")
 

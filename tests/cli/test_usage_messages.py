@@ -21,8 +21,8 @@ FOREIGN = re.compile(
 
 CASES = [
     ("scale out -1", "-1: must be 0 or more"),
-    ("scale out two", "N two: write a whole number of at least 0"),
-    ("scale out", "N is missing"),
+    ("scale out two", "number two: write a whole number of at least 0"),
+    ("scale out", "write NAME N, or NAME=N for each of several"),
     ("run greeter hi --priority 99", "--priority 99: write a whole number from 1 to 10"),
     ("run greeter hi --priority", "--priority needs a value"),
     ("tenant add t --max-agents 1", "--max-agents is no option; keys are written max_agents=VALUE"),

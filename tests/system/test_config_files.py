@@ -99,7 +99,7 @@ def test_a_check_reports_all_mistakes_and_warns_of_what_may_be_one(tmp_path: Pat
     assert 'line 3: agents.a.command = "${S}"' in bad.stderr
     good = check(tmp_path, S="1")
     assert good.returncode == 0
-    assert [line.split(":")[1] for line in good.stderr.splitlines()] == [" warning", " warning"]
+    assert [line.split(":")[1] for line in good.stderr.splitlines()] == [" warning", " warning", " warning"]
     main.write_text("[agents.a]\n[agents.b]\ninstances = 0\n[process]\nnope = 1\n")
     worse = check(tmp_path)
     assert worse.returncode == 2

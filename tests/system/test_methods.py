@@ -24,9 +24,10 @@ from mcp_editor import serving as mcp_serving
 
 ELSEWHERE = {
     **dict.fromkeys(("node.list", "node.drain", "node.resume"), "test_cluster_nodes.py"),
+    "daemon.upgrade": "test_upgrade.py",
     **dict.fromkeys(("mcp.login", "mcp.finish_login", "mcp.logout"), "tests/agents/external/test_login.py"),
 }
-"""Methods that this daemon refuses, as it has joined no cluster and has no remote server -> the tests that call them."""
+"""Methods that this daemon refuses, as it has joined no cluster and has no remote server, or that replace it -> the tests that call them."""
 
 AGENT = f"""
 entrypoint = "diarist_agent:agent"
