@@ -19,7 +19,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/python -P examples/crew/demo.py $(if $(REPO),--repo "$(REPO)") $(if $(KEEP),--keep)
 
 test: $(VENV)/.test $(VENV)/.node
-	$(BIN)/python -P -m pytest -q -n 6 --dist loadscope -m "not long" $(ARGS)
+	$(BIN)/python -P -m pytest -q -n 6 --dist loadscope --no-loadscope-reorder -m "not long" $(ARGS)
 
 long: $(VENV)/.test $(VENV)/.node
 	$(BIN)/python -P $(if $(NAME),tests/long_runs.py $(NAME),-m pytest -q -n 4 --dist loadscope -m long) $(ARGS)
