@@ -512,12 +512,12 @@ class Task(TaskRequest):
             detail=detail,
             key=key,
         )
+
+        async def ask(_: object = None) -> str:
+            return answer_of(await self._calls.request("task/ask", params))
+
         if self._steps is None or not self._steps.are_used:
-            return answer_of(await self._calls.request("task/ask", params))
-
-        async def ask(_: object) -> str:
-            return answer_of(await self._calls.request("task/ask", params))
-
+            return await ask()
         return str(await self._steps.run("ask", ask, kind="ask"))
 
     async def progress(self, done: float, message: str = "", *, total: float | None = None) -> None:

@@ -7,7 +7,6 @@ been made. A task that is not durable keeps no steps.
 
 import time
 import zlib
-from collections.abc import Sequence
 
 import msgspec
 
@@ -24,17 +23,22 @@ PAGE_BYTES = 1024 * 1024
 
 PAGE_ROWS = 1_000
 
+_COLUMNS = "number, step, state, kind, at, duration_s, delivery, tries, error, result, checksum"
+
 _SAVE = (
-    "INSERT INTO task_step (task, number, step, state, kind, at, duration_s, delivery, tries, error, result, checksum)"
+    f"INSERT INTO task_step (task, {_COLUMNS})"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (task, number) DO UPDATE SET step = excluded.step,"
     " state = excluded.state, kind = excluded.kind, at = excluded.at, duration_s = excluded.duration_s,"
     " delivery = excluded.delivery, tries = task_step.tries + excluded.tries, error = excluded.error,"
     " result = excluded.result, checksum = excluded.checksum WHERE task_step.state <> 'done'"
 )
 
-_READ = (
-    "SELECT number, step, state, kind, at, duration_s, delivery, tries, error, result, checksum FROM task_step"
-    " WHERE task = ? AND number > ? ORDER BY number LIMIT ?"
+_READ = f"SELECT {_COLUMNS} FROM task_step WHERE task = ? AND number > ? ORDER BY number LIMIT ?"
+
+_INHERIT = (
+    f"INSERT OR IGNORE INTO task_step (task, {_COLUMNS}) SELECT ?, {_COLUMNS} FROM task_step AS old"
+    " WHERE old.task = ? AND old.state = 'done' AND old.number < coalesce("
+    "(SELECT number FROM task_step WHERE task = old.task AND step = ?), 9223372036854775807)"
 )
 
 
@@ -81,7 +85,7 @@ class Steps:
         found: list[TaskStep] = []
         room = PAGE_BYTES
         for row in rows:
-            room -= len(row[9]) if isinstance(row[9], bytes) else 0
+            room -= _size(row[9])
             if room < 0 and found:
                 break
             found.append(_step(task.id, row))
@@ -107,15 +111,9 @@ class Steps:
         return found
 
 
-def copied(task: Task) -> Sequence[Statement]:
+def inherited(task: Task) -> Statement:
     """Returns what gives a retry the ended steps of the task that it replaces, up to the one from which it runs anew."""
-    names = "task, number, step, state, kind, at, duration_s, delivery, tries, error, result, checksum"
-    copy = (
-        f"INSERT OR IGNORE INTO task_step ({names}) SELECT ?, {names.removeprefix('task, ')} FROM task_step AS old"
-        " WHERE old.task = ? AND old.state = 'done' AND old.number < coalesce("
-        "(SELECT number FROM task_step WHERE task = old.task AND step = ?), 9223372036854775807)"
-    )
-    return [(copy, (task.id, task.retry_of, task.retried_from))]
+    return _INHERIT, (task.id, task.retry_of, task.retried_from)
 
 
 def _size(result: object) -> int:

@@ -20,7 +20,7 @@ from corral.worker.contract.errors import Corrupted, InvalidParams
 from corral.worker.contract.records import ENDED, Boundaries, Task
 from corral.worker.control.params import TaskListParams, TasksParams
 
-from .steps import copied
+from .steps import inherited
 
 LIST_BYTES = 8 * 1024 * 1024
 """Bytes of a list of records: half a message, since running tasks may have grown after they were stored."""
@@ -128,7 +128,7 @@ class Records:
         if task.retry_of is None or has_ended:
             return ((_SAVE, values),)
         retried = "UPDATE task SET dead = 0, retried_by = ? WHERE id = ?"
-        return ((_SAVE, values), (retried, (task.id, task.retry_of)), *copied(task))
+        return ((_SAVE, values), (retried, (task.id, task.retry_of)), inherited(task))
 
     async def discard(self, task_ids: Iterable[str]) -> int:
         """Takes tasks from the dead letters; returns how many were. Their records stay."""
