@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from corral.worker.contract.errors import Conflict
+from corral.worker.contract.errors import Conflict, InvalidParams
 from daemon_process import DaemonProcess, until
 from seeds import seeds
 
@@ -437,6 +437,10 @@ def test_a_saved_record_is_a_test_of_an_agent(daemon: DaemonProcess, tmp_path: P
     exec(AGENT, made)
     before = ran(daemon)
     assert made["agent"].replay(given["record"], tasks=given["tasks"]) == sum(range(40))
+    left_out = {**given["record"]["steps"][3], "result": None}
+    cut = {**given["record"], "steps": [*given["record"]["steps"][:3], left_out, *given["record"]["steps"][4:]]}
+    with pytest.raises(InvalidParams, match='no result of step 4, "pay#4"'):
+        made["agent"].replay(cut)
     exec(AGENT.replace("range(40)", "range(39)"), made)
     with pytest.raises(Conflict, match="goes on with step 40"):
         made["agent"].replay(given["record"])

@@ -286,6 +286,7 @@ class Agent:
         Raises:
             Conflict: the code departs from the record: `data["step"]` is the number of the step, `data["name"]` what it asks
                 for now, `data["kept"]` what the record has there; or the output is another one.
+            InvalidParams: the record lacks a result: `corral task show` leaves out those beyond one message.
             BaseException: any exception of the handler, as it is.
         """
         from .replay import replay  # noqa: PLC0415  as above

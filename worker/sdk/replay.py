@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..contract.errors import Conflict, CorralError
+from ..contract.errors import Conflict, CorralError, InvalidParams
 from .offline import Given, run
 from .results import Json, objects_of
 from .source_location import place_of_error
@@ -31,6 +31,10 @@ def replay(
 ) -> Json:
     """Returns the output of the handler; see Agent.replay."""
     task, kept = record["id"], objects_of(record, "steps")
+    for each in kept:
+        if each.get("result") is None and each.get("size_bytes", 0) > len("null"):
+            text = f'cannot replay task "{task}": the record has no result of step {each["number"]}, "{each["name"]}": all are too long'
+            raise InvalidParams(text, task=task, step=each["number"], name=each["name"])
     request: dict[str, Json] = {
         "task": task,
         "attempt": record.get("attempt", 1),
