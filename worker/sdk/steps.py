@@ -99,11 +99,6 @@ class Steps:
         self._reading: asyncio.Lock | None = None
         self._take_in(table)
 
-    @property
-    def are_used(self) -> bool:
-        """Returns whether this beginning has asked for a step: from then on calls of tools, tasks and persons are steps."""
-        return self.asked > 0
-
     def _take_in(self, table: Mapping[str, Json]) -> None:
         for each in objects_of(table, "kept") if table else []:
             self._last = max(self._last, each["number"])

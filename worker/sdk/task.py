@@ -207,6 +207,11 @@ class Task(TaskRequest):
             self._steps = Steps(self.id, self._given, self._calls)
         return self._steps
 
+    @property
+    def _used_steps(self) -> "Steps | None":
+        """Returns the steps once this beginning has asked for one: then calls of tools, tasks and persons are steps."""
+        return self._steps if self._steps is not None and self._steps.asked else None
+
     @overload
     def step(
         self, name: str, /, *, retries: int = ..., retry_backoff: float = ..., timeout: float | None = ...
@@ -320,9 +325,10 @@ class Task(TaskRequest):
             ResourceLimitExceeded: the task has used up its tool calls.
         """
         given = {**(arguments or {}), **keywords}
-        if self._steps is None or not self._steps.are_used:
+        steps = self._used_steps
+        if steps is None:
             return await call_tool(self._calls, name, given, task=self.id, check=check)
-        place = await self._steps.place(f"tool:{name}")
+        place = await steps.place(f"tool:{name}")
         if place.is_done:
             return checked(name, place.result, check=check)
         step = {"number": place.number, "name": place.name, "again": place.is_unknown}
@@ -417,9 +423,9 @@ class Task(TaskRequest):
         self, method: str, params: dict[str, object], read: Callable[[object], T], noted: Callable[[T], Json]
     ) -> T:
         """Returns what a request to delegate answers; as a step it finds the same tasks again when this one begins again."""
-        if self._steps is None or not self._steps.are_used:
+        steps = self._used_steps
+        if steps is None:
             return read(await self._calls.request(method, params))
-        steps = self._steps
 
         async def ask(place: "Place") -> T:
             key, tasks = steps.key_of(place), params.get("tasks")
@@ -516,9 +522,8 @@ class Task(TaskRequest):
         async def ask(_: object = None) -> str:
             return answer_of(await self._calls.request("task/ask", params))
 
-        if self._steps is None or not self._steps.are_used:
-            return await ask()
-        return str(await self._steps.run("ask", ask, kind="ask"))
+        steps = self._used_steps
+        return await ask() if steps is None else str(await steps.run("ask", ask, kind="ask"))
 
     async def progress(self, done: float, message: str = "", *, total: float | None = None) -> None:
         """Reports progress: a fraction of 1, or of `total` if given.
