@@ -122,6 +122,7 @@ class Channel(asyncio.Protocol):
         self._on_closed = on_closed
         self._turns = turns
         self._is_held = False
+        self._is_resting = False
         self._unread = b""  # while it is held
         self._to_begin: tuple[Request, ...] = ()  # of another program, when it is released
         self._left: Iterator[Event] | None = None
@@ -295,14 +296,15 @@ class Channel(asyncio.Protocol):
     def _read_or_rest(self) -> None:
         """Reads from the transport unless it is held, or has read more than was served."""
         reader = cast("asyncio.ReadTransport | None", self._reader)
-        is_wanted = self._left is None and not self._is_held
+        is_resting = self._left is not None or self._is_held
         # What comes while the transport is being made comes before it is known.
-        if reader is None or reader.is_closing() or reader.is_reading() == is_wanted:
+        if reader is None or reader.is_closing() or is_resting == self._is_resting:
             return
-        if is_wanted:
-            reader.resume_reading()
-        else:
+        self._is_resting = is_resting  # asyncio cannot ask a pipe in the first versions of Python 3.11
+        if is_resting:
             reader.pause_reading()
+        else:
+            reader.resume_reading()
 
     def hand_over(self) -> ChannelHandover:
         """Returns the state with which another program goes on; for one that is held and drained."""
