@@ -466,10 +466,15 @@ def test_an_agent_is_scaled_up_and_down(daemon: DaemonProcess) -> None:
     daemon.call("agent.stop", names=["plain"])
 
 
+def repository(folder: Path) -> str:
+    """Makes a repository of this user: git refuses a checkout that is another's."""
+    subprocess.run(["git", "init", "--quiet", folder / "repository"], check=True)
+    return str(folder / "repository")
+
+
 def test_an_mcp_server_that_was_killed_serves_the_next_call(daemon: DaemonProcess) -> None:
     daemon.call("agent.start", names=["git"])
-    root = str(Path(__file__).parents[2])
-    arguments = {"repo_path": root}
+    arguments = {"repo_path": repository(daemon.folder)}
     first = daemon.call("mcp.call", name="git__git_status", arguments=arguments)
     assert first["isError"] is False
     before = daemon.worker("git-0")
@@ -488,7 +493,7 @@ def test_a_stopped_server_is_not_started_by_a_call(daemon: DaemonProcess) -> Non
 
 def test_a_stop_of_one_of_two_servers_leaves_the_other_and_none_is_a_conflict(tmp_path: Path) -> None:
     config = '[mcp.servers.git]\ncommand = ["mcp-server-git"]\ninstances = 2\n'
-    arguments = {"repo_path": str(Path(__file__).parents[2])}
+    arguments = {"repo_path": repository(tmp_path)}
     with DaemonProcess(tmp_path, config) as daemon:
         daemon.call("agent.start", names=["git"])
         daemon.call("agent.stop", names=["git-1"])
