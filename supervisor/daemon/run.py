@@ -139,6 +139,8 @@ class _Daemon:
         self, lock: SocketLock, started: float, manager: ServiceManager
     ) -> tuple[Program, Handover, int] | None:
         """Listens, starts what is to be started, and waits for the end; or for the next program, which it returns."""
+        if self._adoption is not None:  # before anything opens their addresses
+            self._groups.workers.shared.sockets.take_up(self._adoption.handover.sockets)
         await load(self._life)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._on_signal, self._reload)
@@ -168,7 +170,7 @@ class _Daemon:
                 self._announce()
             if not self._end.is_wanted.is_set():
                 start(self._life)
-            await services.open()
+            await services.open({} if self._adoption is None else self._adoption.handover.services)
             manager.notify("READY=1")
             facts = {"pid": os.getpid(), "socket": str(self._groups.paths.socket)}
             logger.info("ready", extra={"fields": facts})

@@ -5,10 +5,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
+from socket import AF_INET, AF_UNIX, socket
 from threading import Event
 from typing import Any
 
@@ -17,6 +20,7 @@ import pytest
 from chaos.upgrades import Ordeal
 from corral.worker.contract.errors import Conflict
 from daemon_process import AGENTS, BOUND_S, DaemonProcess, marked, until
+from free_ports import free_port
 
 COUNT = "i=0; while :; do i=$((i+1)); printf 'line '; sleep 0.01; echo $i; done"
 """Prints numbered lines, each in two halves."""
@@ -40,8 +44,7 @@ recovery.restart_backoff_max = "1h"
 """
 
 
-LISTENS = '[agents.echo]\ncommand = ["sleep", "1000"]\nprotocol = "none"\nlisten = ["unix:{path}"]\n'
-"""An agent that cannot be taken along."""
+SLEEPS = "[agents.sleeps]\ncommand = ['sleep', '1000']\nprotocol = 'none'\n"
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +82,55 @@ def other_python(folder: Path, fault: str) -> str:
     path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P "{AGENTS / "other_program.py"}" {fault} "$@"\n')
     path.chmod(0o755)
     return str(path)
+
+
+@contextmanager
+def executing(daemon: DaemonProcess) -> Iterator[None]:
+    """A command is executed beside a worker, which no other program can go on with."""
+    daemon.await_worker("sleeps-0", lambda w: w["state"] == "Ready")
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(
+            daemon.corral,
+            "exec",
+            "sleeps-0",
+            "--",
+            "sh",
+            "-c",
+            "echo $$ > begun; while [ -e begun ]; do sleep 0.1; done",
+        )
+        begun = until(lambda: next(daemon.folder.rglob("begun"), None))
+        try:
+            yield
+        finally:
+            begun.unlink()
+
+
+@contextmanager
+def asking(ask: Callable[[], None], count: int = 2) -> Iterator[Counter[str]]:
+    """What is asked over and over, and may not fail."""
+    is_over, asked = Event(), Counter[str]()
+
+    def repeat() -> None:
+        while not is_over.is_set():
+            ask()
+            asked["answers"] += 1
+
+    with ThreadPoolExecutor(count) as pool:
+        callers = [pool.submit(repeat) for _ in range(count)]
+        until(lambda: asked["answers"] > 10 or any(each.done() for each in callers))
+        try:
+            yield asked
+        finally:
+            is_over.set()
+        for each in callers:
+            each.result(BOUND_S)
+
+
+def upgrade_twice(daemon: DaemonProcess, asked: Counter[str]) -> None:
+    """Upgrades, and waits for an answer after each."""
+    for number in (1, 2):
+        assert daemon.call("daemon.upgrade")["upgrades"] == number
+        until(lambda more=asked["answers"]: asked["answers"] > more)
 
 
 def check_unchanged(daemon: DaemonProcess, before: dict[str, tuple[int, int, str]], upgrades: int) -> None:
@@ -169,15 +221,13 @@ def test_a_changed_configuration_is_named(daemon: DaemonProcess) -> None:
 
 
 def test_what_cannot_be_taken_along_is_waited_for_and_then_named(tmp_path: Path) -> None:
-    config = LISTENS.format(path=tmp_path / "l.sock")
-    with DaemonProcess(tmp_path, config) as daemon:
-        daemon.await_worker("echo-0", lambda w: w["state"] == "Ready")
+    with DaemonProcess(tmp_path, SLEEPS) as daemon, executing(daemon):
         before = lives(daemon)
         begun = time.monotonic()
         with pytest.raises(Conflict) as refusal:
             daemon.call("daemon.upgrade", timeout_s=1.0)
         assert time.monotonic() - begun >= 1.0
-        assert (refusal.value.data["reason"], "echo" in refusal.value.message) == ("busy", True)
+        assert (refusal.value.data["reason"], "sleeps" in refusal.value.message) == ("busy", True)
         check_unchanged(daemon, before, 0)
 
 
@@ -283,10 +333,67 @@ def test_http_goes_on_over_new_and_over_kept_connections(tmp_path: Path) -> None
         assert daemon.call("daemon.status")["daemon"]["http"] == address
 
 
+def test_agents_that_listen_refuse_no_connection(tmp_path: Path) -> None:
+    """Over TCP, a unix socket, and one whose first connection starts the agent."""
+    command = f'command = ["{sys.executable}", "{AGENTS / "socket_server.py"}"]\nprotocol = "none"\n'
+    path, idle, port = tmp_path / "l.sock", tmp_path / "idle.sock", free_port()
+    config = f'[agents.serves]\n{command}listen = ["unix:{path}", "127.0.0.1:{port}"]\nready = {{ log = "serving" }}\n'
+    config += f'[agents.idle]\n{command}listen = ["unix:{idle}"]\nautostart = false\n'
+
+    def connect(place: str | tuple[str, int]) -> str:
+        with socket(AF_UNIX if isinstance(place, str) else AF_INET) as client:
+            client.settimeout(BOUND_S)
+            client.connect(place)
+            client.sendall(b"0\n")
+            return client.makefile().readline()
+
+    with DaemonProcess(tmp_path, config) as daemon:
+        daemon.await_worker("serves-0", lambda w: w["state"] == "Ready")
+        before = lives(daemon)
+        inode = path.stat().st_ino
+        with asking(lambda: all(map(connect, (str(path), ("127.0.0.1", port))))) as asked:
+            upgrade_twice(daemon, asked)
+        check_unchanged(daemon, before, 2)
+        daemon.call("agent.restart", names=["serves"])
+        assert connect(str(path))
+        assert path.stat().st_ino == inode
+        assert connect(str(idle)), "the first connection starts it"
+        daemon.call("agent.stop", names=["serves"])
+        assert not path.exists(), "it is ours, and removed"
+
+
+def test_services_refuse_no_request(tmp_path: Path) -> None:
+    port = free_port()
+    config = f"""
+[process]
+working_directory = "{AGENTS}"
+[agents.calc]
+entrypoint = "service_agent:agent"
+warm = false
+http = "127.0.0.1:{port}"
+http_auth = "none"
+"""
+
+    def health() -> None:
+        connection = HTTPConnection("127.0.0.1", port, timeout=BOUND_S)
+        connection.request("GET", "/health")
+        response = connection.getresponse()
+        assert response.status == 200, response.read()
+        connection.close()
+
+    with DaemonProcess(tmp_path, config) as daemon:
+        daemon.await_worker("calc-0", lambda w: w["state"] in ("Ready", "Idle"))
+        with asking(health) as asked:
+            upgrade_twice(daemon, asked)
+        opened = daemon.call("event.list", types=["agent.http_opened"])["events"]
+        assert len(opened) == 1
+        daemon.call("agent.expose", name="calc", address=None)
+        with pytest.raises(ConnectionRefusedError):
+            health()
+
+
 def test_a_second_upgrade_during_the_first_is_refused(tmp_path: Path) -> None:
-    config = LISTENS.format(path=tmp_path / "l.sock")
-    with DaemonProcess(tmp_path, config) as daemon, ThreadPoolExecutor(2) as pool:
-        daemon.await_worker("echo-0", lambda w: w["state"] == "Ready")
+    with DaemonProcess(tmp_path, SLEEPS) as daemon, executing(daemon), ThreadPoolExecutor(2) as pool:
         calls = [pool.submit(daemon.call, "daemon.upgrade", timeout_s=2.0) for _ in range(2)]
         errors: list[Any] = [call.exception() for call in calls]
         reasons: list[str] = [error.data["reason"] for error in errors]

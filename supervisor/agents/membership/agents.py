@@ -214,8 +214,6 @@ class Agents:
         for agent in self.agents.values():
             if agent.changing.locked() or agent.target is not None or agent.beside:
                 found.append(f'"{agent.name}" is being changed')
-            if agent.spec.listen:
-                found.append(f'"{agent.name}" has sockets to listen at')
         return found
 
     def hand_over(self) -> dict[str, AgentHandover]:

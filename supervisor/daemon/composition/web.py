@@ -132,7 +132,9 @@ def service_opener(groups: Groups, control: Control) -> Listen:
     if daemon.http_tls_cert is not None:
         groups.records.in_force.subscribe(renew_tls)
 
-    async def listen(name: str, address: str, auth: Callable[[], HttpAuth]) -> ServiceListener:
+    async def listen(
+        name: str, address: str, auth: Callable[[], HttpAuth], left: HttpHandover | None
+    ) -> ServiceListener:
         tls = read_tls(daemon.http_tls_cert, daemon.http_tls_key)
 
         def make_server(faces: Sequence[Face]) -> HttpServer:
@@ -150,7 +152,7 @@ def service_opener(groups: Groups, control: Control) -> Listen:
         place = address_of(address, is_protected=is_protected)
         scheme = "http" if tls is None else "https"
         listener = ServiceListener(make_server, control, groups.agents.agents, name, auth, scheme=scheme)
-        await listener.open(*place)
+        await listener.open(*place, left)
         servers.add(listener.server)
         return listener
 

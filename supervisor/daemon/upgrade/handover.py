@@ -18,6 +18,7 @@ from corral.supervisor.faces.http.listener import HttpHandover
 from corral.supervisor.faces.socket.unix import ListenerHandover
 from corral.supervisor.records.logs.daemon_log import Level
 from corral.supervisor.tasks.run.backlog import TaskHandover
+from corral.supervisor.workers.listening.sockets import SocketsHandover
 from corral.supervisor.workers.process.launcher_client import LauncherHandover
 from corral.worker.contract.errors import Conflict
 
@@ -59,6 +60,8 @@ class Handover(Struct, frozen=True, kw_only=True):
     listener: ListenerHandover
     tasks: tuple[TaskHandover, ...] = ()
     http: HttpHandover | None = None
+    services: Mapping[str, HttpHandover] = {}
+    sockets: SocketsHandover = SocketsHandover()
     subscriptions: Mapping[str, tuple[str, ...]] = {}
 
     @property
@@ -69,6 +72,8 @@ class Handover(Struct, frozen=True, kw_only=True):
             *self.launcher.descriptors,
             *self.listener.descriptors,
             *([] if self.http is None else self.http.descriptors),
+            *(fd for each in self.services.values() for fd in each.descriptors),
+            *self.sockets.descriptors,
             *(fd for each in workers for fd in each.descriptors),
         ]
 
@@ -103,8 +108,15 @@ def decode(data: bytes) -> Handover:
 
 
 def write(handover: Handover) -> int:
-    """Returns the descriptor of a sealed file in memory that holds a handover."""
-    fd = os.memfd_create("corral-handover", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    """Returns the descriptor of a sealed file in memory that holds a handover.
+
+    Raises:
+        Conflict: no descriptor is free.
+    """
+    try:
+        fd = os.memfd_create("corral-handover", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError as error:
+        raise Conflict(f"cannot upgrade: no handover can be made: {error.strerror}", reason="descriptor") from error
     try:
         view = memoryview(encode(handover))
         while view:

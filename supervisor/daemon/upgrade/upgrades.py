@@ -8,7 +8,9 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -32,6 +34,9 @@ HOLD_S = 0.25
 
 LOOK_S = 0.005
 """Seconds between two looks whether everything is at rest."""
+
+ROOM_BYTES = 1024 * 1024
+"""Bytes that the state folder has to take more: the store of the next program, its log and its events."""
 
 NAMED = 5
 """Number of obstacles that a refusal names."""
@@ -61,7 +66,7 @@ class Upgrades:
         """The next program, and what it goes on from, as soon as everything is at rest."""
 
     def serve(self, listener: Listener, web: "HttpServer | None", services: AgentServices) -> None:
-        """Hands the connections over, too; services of agents over HTTP cannot be."""
+        """Hands the connections over, too."""
         self._listener, self._web, self._services = listener, web, services
 
     def arrived(self) -> Upgraded:
@@ -97,8 +102,7 @@ class Upgrades:
             version = await self._prove(program)
             if params.check:
                 return self._upgraded(program.python, version, __version__, 0.0)
-            handover = await self._at_rest(params.timeout_s)
-            self.ready.set_result((program, handover, write(handover)))
+            self.ready.set_result((program, *await self._at_rest(params.timeout_s)))
         finally:
             self._is_busy = self.ready.done()
         await self._loop.create_future()  # the next program answers
@@ -119,11 +123,20 @@ class Upgrades:
         if replace(config.daemon, log_level=level) != groups.config.daemon or config.cluster != groups.config.cluster:
             text = "cannot upgrade: the configuration has keys that take effect when corrald starts: stop and start it"
             raise Conflict(text, reason="config")
+        _check_room(groups.paths.state_dir)
         fd = write(self._handover(0.0))
         try:
             return (await prove(program, fd)).version
         finally:
             os.close(fd)
+
+    @property
+    def _served(self) -> "Mapping[str, HttpServer]":
+        return {} if self._services is None else self._services.servers
+
+    @property
+    def _servers(self) -> "list[HttpServer]":
+        return [*([] if self._web is None else [self._web]), *self._served.values()]
 
     def _handover(self, held_at: float) -> Handover:
         groups, listener = self._groups, self._listener
@@ -140,42 +153,58 @@ class Upgrades:
             tasks=groups.tasks.tasks.hand_over(),
             subscriptions=groups.tasks.pubsub.hand_over(),
             http=None if self._web is None else self._web.hand_over(),
+            services={name: server.hand_over() for name, server in self._served.items()},
+            sockets=groups.workers.shared.sockets.hand_over(),
             listener=listener.hand_over(),
         )
 
-    async def _at_rest(self, timeout_s: float) -> Handover:
-        """Returns the handover as soon as nothing is under way that it cannot have; from then on nothing is read.
+    async def _at_rest(self, timeout_s: float) -> tuple[Handover, int]:
+        """Returns the handover and its descriptor as soon as nothing is under way that it cannot have; then nothing more is read.
 
         Callers are held for short times only, until the calls that were begun have ended.
         """
-        listener, agents = self._listener, self._groups.agents.agents
         give_up_at = self._loop.time() + timeout_s
-        assert listener is not None, "the daemon serves"
         while True:
             held_at = self._loop.time()
-            listener.hold()
-            if self._web is not None:
-                self._web.hold()
-            agents.hold()
-            while found := self._obstacles():
-                if self._loop.time() >= min(held_at + HOLD_S, give_up_at):
-                    break
-                await asyncio.sleep(LOOK_S)
-            else:
-                if self._web is not None:
-                    self._web.hold()  # connections whose requests have ended since
-                self._groups.workers.launcher.hold()
-                hold_pipes()
-                return self._handover(held_at)
-            agents.release()
-            if self._web is not None:
-                self._web.release()
-            listener.release()
+            self._hold()
+            try:
+                while found := self._obstacles():
+                    if self._loop.time() >= min(held_at + HOLD_S, give_up_at):
+                        break
+                    await asyncio.sleep(LOOK_S)
+                else:
+                    for server in self._servers:
+                        server.hold()  # connections whose requests have ended since
+                    handover = self._handover(held_at)
+                    fd = write(handover)
+                    self._groups.workers.launcher.hold()
+                    hold_pipes()
+                    return handover, fd
+            except BaseException:
+                self._release()
+                raise
+            self._release()
             if self._loop.time() >= give_up_at:
                 more = f", and {len(found) - NAMED} more" if len(found) > NAMED else ""
                 text = f"cannot upgrade within {timeout_s:g} s: {'; '.join(found[:NAMED])}{more}"
                 raise Conflict(text, reason="busy", obstacles=found)
             await asyncio.sleep(HOLD_S)
+
+    def _hold(self) -> None:
+        """Reads nothing more of callers and workers, until `_release`."""
+        assert self._listener is not None, "the daemon serves"
+        self._listener.hold()
+        for server in self._servers:
+            server.hold()
+        self._groups.agents.agents.hold()
+
+    def _release(self) -> None:
+        """Reads again."""
+        assert self._listener is not None, "the daemon serves"
+        self._groups.agents.agents.release()
+        for server in self._servers:
+            server.release()
+        self._listener.release()
 
     def _obstacles(self) -> list[str]:
         groups, listener = self._groups, self._listener
@@ -189,8 +218,8 @@ class Upgrades:
         found += groups.tasks.tasks.obstacles()
         found += listener.obstacles()
         config = groups.config
-        found += self._web.obstacles() if self._web is not None else []
-        found += ["services of agents are served over HTTP"] if self._services and self._services.is_serving else []
+        found += [words for server in self._servers for words in server.obstacles()]
+        found += ["an address of a service is being changed"] if self._services and self._services.is_changing else []
         found += ["this daemon is a node of a cluster"] if config.cluster is not None else []
         return found
 
@@ -201,6 +230,16 @@ async def on_signal(upgrades: Upgrades) -> None:
         await upgrades.perform(UpgradeParams())
     except CorralError as error:
         logger.error("%s", error.message)
+
+
+def _check_room(folder: Path) -> None:
+    """Refuses an upgrade while the state folder takes nothing: no program can begin there, the present one included."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as trial:
+            os.posix_fallocate(trial.fileno(), 0, ROOM_BYTES)
+    except OSError as error:
+        text = f'cannot upgrade: "{folder}" takes no {ROOM_BYTES // 1024} KiB more: {error.strerror}'
+        raise Conflict(text, reason="state-folder", errno=error.errno) from error
 
 
 def _arguments(given: Sequence[str]) -> list[str]:

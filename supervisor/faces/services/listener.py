@@ -10,6 +10,7 @@ from corral.supervisor.api.table.table import Control
 from corral.supervisor.config.decoding.values import HttpAuth
 
 from ..http.face import Face, HttpClient
+from ..http.listener import HttpHandover
 from ..http.server import HttpServer
 from .face import HealthFace, ServiceFace
 
@@ -92,9 +93,9 @@ class Listener:
         self._scheme = scheme
         self.url = ""
 
-    async def open(self, host: str, port: int) -> None:
-        """Opens the address."""
-        self.url = f"{self._scheme}://{await self.server.open(host, port)}"
+    async def open(self, host: str, port: int, left: HttpHandover | None) -> None:
+        """Opens the address, or goes on with what another program of the daemon has left."""
+        self.url = f"{self._scheme}://{await self.server.open(host, port, left)}"
 
     async def leave(self) -> None:
         """Stops listening at once, and returns when the last request is answered."""

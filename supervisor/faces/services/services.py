@@ -9,7 +9,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -22,6 +22,10 @@ from corral.supervisor.records.events.bus import Bus, Subscription
 from corral.supervisor.records.store.store import Store
 from corral.worker.contract.errors import Conflict, CorralError, InvalidParams
 from corral.worker.contract.records import ServiceStatus
+
+if TYPE_CHECKING:
+    from ..http.listener import HttpHandover
+    from ..http.server import HttpServer  # aiohttp: only who wants HTTP pays
 
 KEY = "exposures"
 """Key of all of them in the table `meta`."""
@@ -98,6 +102,8 @@ logger = logging.getLogger(__name__)
 class Listening(Protocol):
     """Serves one agent, team or workflow at one address."""
 
+    server: "HttpServer"
+
     @property
     def url(self) -> str:
         """Returns where it is reached."""
@@ -112,8 +118,9 @@ class Listening(Protocol):
         ...
 
 
-Listen = Callable[[str, str, Callable[[], HttpAuth]], Awaitable[Listening]]
-"""Opens the service of a name at an address; the last argument returns whether a token is asked for, as it is now."""
+Listen = Callable[[str, str, Callable[[], HttpAuth], "HttpHandover | None"], Awaitable[Listening]]
+"""Opens the service of a name at an address, or goes on with what another program has left; the third argument returns whether a token
+is asked for, as it is now."""
 
 
 @dataclass(eq=False)
@@ -146,6 +153,7 @@ class AgentServices:
         self._leaving: dict[asyncio.Task[None], Listening] = {}
         self._changing = asyncio.Lock()
         self._wake = asyncio.Event()
+        self._left: dict[str, HttpHandover] = {}
 
     def listen_by(self, prepare: Callable[[], Listen]) -> None:
         """Takes what returns the opener of services, when the first is opened."""
@@ -154,9 +162,14 @@ class AgentServices:
     # -- what there is
 
     @property
-    def is_serving(self) -> bool:
-        """Returns whether any is served."""
-        return bool(self._services)
+    def servers(self) -> "dict[str, HttpServer]":
+        """Returns what listens, by the names of agents, teams and workflows."""
+        return {each.name: each.listener.server for each in self._services.values() if each.listener is not None}
+
+    @property
+    def is_changing(self) -> bool:
+        """Returns whether an address is being opened or left."""
+        return self._changing.locked() or bool(self._leaving)
 
     def status(self, name: str) -> ServiceStatus | None:
         """Returns the service of an agent, team or workflow; None where it has none."""
@@ -174,8 +187,9 @@ class AgentServices:
 
     # -- the life of all of them
 
-    async def open(self) -> None:
-        """Reads what was exposed at run time, and opens every service that is wanted."""
+    async def open(self, left: "Mapping[str, HttpHandover] | None" = None) -> None:
+        """Reads what was exposed at run time, and opens every service that is wanted, or goes on with what was left."""
+        self._left = dict(left or {})
         await self._exposures.load()
         await self._follow()
 
@@ -233,18 +247,22 @@ class AgentServices:
                 self._note(service)
 
     async def _open(self, service: _Service) -> None:
+        left = self._left.pop(service.name, None)
         try:
-            listener = await self._listener(service)
+            listener = await self._listener(service, left)
         except CorralError as error:
             self._fail(service, error)
             return
-        self._begin(service, listener)
+        if left is None:
+            self._begin(service, listener)
+        else:
+            service.listener = listener
 
-    async def _listener(self, service: _Service) -> Listening:
+    async def _listener(self, service: _Service, left: "HttpHandover | None" = None) -> Listening:
         if self._listen is None:
             assert self._prepare is not None, "it is there before a service is opened"
             self._listen = self._prepare()
-        return await self._listen(service.name, service.address, lambda: service.auth)
+        return await self._listen(service.name, service.address, lambda: service.auth, left)
 
     def _begin(self, service: _Service, listener: Listening) -> None:
         service.listener, service.error, service.failures = listener, None, 0

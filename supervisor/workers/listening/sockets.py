@@ -9,9 +9,11 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from corral.supervisor.config.spec.listen import ListenAddress
 from corral.supervisor.config.spec.spec import Spec
@@ -30,6 +32,33 @@ TRY_S = 0.5
 """Seconds in which the owner of a unix socket has to answer, or it counts as one."""
 
 
+class Place(Struct, frozen=True):
+    """Names where a life accepts connections: the address, and the port of TCP."""
+
+    address: ListenAddress
+    port: int = 0
+
+
+class SocketHandover(Struct, frozen=True):
+    """Holds what the next program goes on from: a socket, with the inode of its path."""
+
+    fd: int
+    place: Place
+    inode: tuple[int, int] | None
+
+
+class SocketsHandover(Struct, frozen=True):
+    """Holds the sockets by agent, and by unit what the lives were handed."""
+
+    agents: Mapping[str, tuple[SocketHandover, ...]] = {}
+    lives: Mapping[str, tuple[str, tuple[Place, ...]]] = {}
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Returns the descriptors that are handed over."""
+        return [each.fd for held in self.agents.values() for each in held]
+
+
 @dataclass(frozen=True, eq=False)
 class ListenSocket:
     """Represents a listening socket; `port` is that of TCP, `inode` that of a unix socket's path: device and number."""
@@ -45,6 +74,11 @@ class ListenSocket:
         if self.address.path is not None:
             return self.address.address
         return f"{self.address.address.rpartition(':')[0]}:{self.port}"
+
+    @property
+    def place(self) -> Place:
+        """Returns where it listens."""
+        return Place(self.address, self.port)
 
     @property
     def is_in_place(self) -> bool:
@@ -66,7 +100,26 @@ class ListenSockets:
 
     def __init__(self) -> None:
         self._by_agent: dict[str, dict[str, ListenSocket]] = {}
-        self._lives: dict[str, tuple[str, tuple[ListenSocket, ...]]] = {}  # by unit
+        self._lives: dict[str, tuple[str, tuple[Place, ...]]] = {}  # by unit
+
+    def hand_over(self) -> SocketsHandover:
+        """Returns what the next program of the daemon goes on from."""
+        agents = {
+            name: tuple(SocketHandover(each.socket.fileno(), each.place, each.inode) for each in held.values())
+            for name, held in self._by_agent.items()
+        }
+        return SocketsHandover(agents, self._lives)
+
+    def take_up(self, left: SocketsHandover) -> None:
+        """Goes on from what another program of the daemon has left."""
+        self._lives = dict(left.lives)
+        for name, held in left.agents.items():
+            self._by_agent[name] = {
+                each.place.address.address: ListenSocket(
+                    each.place.address, socket.socket(fileno=each.fd), each.place.port, each.inode
+                )
+                for each in held
+            }
 
     def of(self, agent: str) -> list[ListenSocket]:
         """Returns the sockets that are held for an agent."""
@@ -119,7 +172,7 @@ class ListenSockets:
         except CorralError as error:
             facts = {"retryable": False, **error.data, "unit": unit, "stage": "listen"}
             raise SpawnFailed(error.message, result="exec-failed", **facts) from error
-        self._lives[unit] = spec.name, tuple(sockets)
+        self._lives[unit] = spec.name, tuple(each.place for each in sockets)
         return made
 
     def ended(self, unit: str) -> str | None:
@@ -130,9 +183,7 @@ class ListenSockets:
         """Closes the sockets of addresses that the spec has no more, and that no life has."""
         held = self._by_agent.get(spec.name, {})
         wanted = {address.address for address in spec.listen}
-        in_use = {
-            each.address.address for name, sockets in self._lives.values() if name == spec.name for each in sockets
-        }
+        in_use = {each.address.address for name, places in self._lives.values() if name == spec.name for each in places}
         self._close(spec.name, [each for each in held if each not in wanted | in_use])
 
     def close(self, agent: str) -> None:
@@ -152,10 +203,10 @@ class ListenSockets:
 
     def is_serving(self, unit: str, roots: Iterable[int]) -> bool:
         """Returns True if a process below `roots` has a connection that came in at a socket that this life was handed."""
-        _agent, sockets = self._lives.get(unit, ("", ()))
-        ports = {each.port for each in sockets if each.port}
-        paths = {each.address.path for each in sockets if each.address.path is not None}
-        return bool(sockets) and serves(roots, ports, paths)
+        _agent, places = self._lives.get(unit, ("", ()))
+        ports = {each.port for each in places if each.port}
+        paths = {each.address.path for each in places if each.address.path is not None}
+        return bool(places) and serves(roots, ports, paths)
 
 
 def _renamed(found: ListenSocket, address: ListenAddress) -> ListenSocket:

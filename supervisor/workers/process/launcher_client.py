@@ -239,6 +239,7 @@ class Launcher(ParentClient):
     def hold(self) -> None:
         """Reads nothing more of what the launcher sends: it stays in the socket for the next program."""
         assert self._link is not None, "it is settled"
+        self._ready.clear()  # what is to be started from now on is started by the next program
         self._link.hold()
 
     def take_up(self, left: LauncherHandover, owners: Mapping[str, UnitOwner]) -> None:
