@@ -5,11 +5,9 @@ import os
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from socket import AF_INET, AF_UNIX, socket
@@ -107,36 +105,37 @@ def executing(daemon: DaemonProcess) -> Iterator[None]:
 
 
 @contextmanager
-def asking(ask: Callable[[], object], count: int = 2) -> Iterator[Counter[str]]:
-    """What is asked over and over, and may not fail."""
-    is_over, asked = Event(), Counter[str]()
+def asking(ask: Callable[[], object], count: int = 2) -> Iterator[list[object]]:
+    """What is asked over and over, and may not fail; yields the answers, which grow."""
+    is_over = Event()
+    answers: list[object] = []
 
     def repeat() -> None:
         while not is_over.is_set():
-            ask()
-            asked["answers"] += 1
+            answers.append(ask())
 
     with ThreadPoolExecutor(count) as pool:
         callers = [pool.submit(repeat) for _ in range(count)]
-        until(lambda: asked["answers"] > 10 or any(each.done() for each in callers))
+        until(lambda: len(answers) > 10 or any(each.done() for each in callers))
         try:
-            yield asked
+            yield answers
         finally:
             is_over.set()
         for each in callers:
             each.result(BOUND_S)
 
 
-def upgrade_twice(daemon: DaemonProcess, asked: Counter[str]) -> None:
-    """Upgrades, and waits for an answer after each."""
+def upgrade_twice(daemon: DaemonProcess, *answers: list[object]) -> None:
+    """Upgrades, and waits for one more of each of the answers after it."""
     for number in (1, 2):
         assert daemon.call("daemon.upgrade")["upgrades"] == number
-        before = asked.total()
-        until(partial(is_more, asked, before))
+        for each in answers:
+            await_another(each)
 
 
-def is_more(asked: Counter[str], before: int) -> bool:
-    return asked.total() > before
+def await_another(answers: list[object]) -> None:
+    before = len(answers)
+    until(lambda: len(answers) > before)
 
 
 def check_unchanged(daemon: DaemonProcess, before: dict[str, tuple[int, int, str]], upgrades: int) -> None:
@@ -282,7 +281,7 @@ command = ["{sys.executable}", "-I", "{AGENTS}/mcp_state.py"]
 [mcp.servers.modern]
 command = ["{sys.executable}", "-I", "{AGENTS}/mcp_odd.py", "--era=modern"]
 '''
-    with DaemonProcess(tmp_path, config) as daemon, ThreadPoolExecutor(3) as pool:
+    with DaemonProcess(tmp_path, config) as daemon:
 
         def text(tool: str, **arguments: object) -> str:
             return str(daemon.call("mcp.call", name=f"state__{tool}", arguments=arguments)["content"][0]["text"])
@@ -291,20 +290,12 @@ command = ["{sys.executable}", "-I", "{AGENTS}/mcp_odd.py", "--era=modern"]
         pid = text("pid")
         daemon.call("agent.start", names=["modern"])
         modern = daemon.worker("modern-0")["pid"]
-        is_over = Event()
 
-        def call() -> int:
-            calls = 0
-            while not is_over.is_set():
-                assert (text("get"), text("pid")) == ("kept", pid)
-                calls += 2
-            return calls
+        def call() -> None:
+            assert (text("get"), text("pid")) == ("kept", pid)
 
-        callers = [pool.submit(call) for _ in range(2)]
-        for number in range(1, 3):
-            assert daemon.call("daemon.upgrade")["upgrades"] == number
-        is_over.set()
-        assert sum(each.result(BOUND_S) for each in callers) > 4
+        with asking(call) as answers:
+            upgrade_twice(daemon, answers)
         assert daemon.worker("state-0")["incarnation"] == 1
         found = daemon.worker("modern-0")
         assert (found["pid"], found["incarnation"], found["state"]) == (modern, 1, "Ready")
@@ -312,30 +303,25 @@ command = ["{sys.executable}", "-I", "{AGENTS}/mcp_odd.py", "--era=modern"]
 
 
 def test_http_goes_on_over_new_and_over_kept_connections(tmp_path: Path) -> None:
-    with DaemonProcess(tmp_path, '[daemon]\nhttp = "127.0.0.1:0"\n') as daemon, ThreadPoolExecutor(3) as pool:
+    with DaemonProcess(tmp_path, '[daemon]\nhttp = "127.0.0.1:0"\n') as daemon:
         address = daemon.call("daemon.status")["daemon"]["http"]
         token = (daemon.state_dir / "http.token").read_text().strip()
-        is_over = Event()
 
-        def ping(kept: HTTPConnection | None) -> int:
-            calls = 0
-            while not is_over.is_set():
-                connection = kept or HTTPConnection(address, timeout=BOUND_S)
-                connection.request("GET", "/api/v1/ping", headers={"Authorization": f"Bearer {token}"})
-                response = connection.getresponse()
-                assert (response.status, response.read() != b"") == (200, True)
-                calls += 1
-                if kept is None:
-                    connection.close()
-            return calls
+        def ping(connection: HTTPConnection) -> None:
+            connection.request("GET", "/api/v1/ping", headers={"Authorization": f"Bearer {token}"})
+            response = connection.getresponse()
+            assert (response.status, response.read() != b"") == (200, True)
 
-        one = HTTPConnection(address, timeout=BOUND_S)
-        callers = [pool.submit(ping, each) for each in (one, None)]
-        for number in range(1, 3):
-            assert daemon.call("daemon.upgrade")["upgrades"] == number
-        is_over.set()
-        assert min(each.result(BOUND_S) for each in callers) > 4
-        one.close()
+        def ping_anew() -> None:
+            with closing(HTTPConnection(address, timeout=BOUND_S)) as connection:
+                ping(connection)
+
+        with (
+            closing(HTTPConnection(address, timeout=BOUND_S)) as kept,
+            asking(lambda: ping(kept), 1) as over_kept,
+            asking(ping_anew, 1) as over_new,
+        ):
+            upgrade_twice(daemon, over_kept, over_new)
         assert daemon.call("daemon.status")["daemon"]["http"] == address
 
 
@@ -357,8 +343,8 @@ def test_agents_that_listen_refuse_no_connection(tmp_path: Path) -> None:
         daemon.await_worker("serves-0", lambda w: w["state"] == "Ready")
         before = lives(daemon)
         inode = path.stat().st_ino
-        with asking(lambda: connect(str(path)) and connect(("127.0.0.1", port))) as asked:
-            upgrade_twice(daemon, asked)
+        with asking(lambda: connect(str(path)) and connect(("127.0.0.1", port))) as answers:
+            upgrade_twice(daemon, answers)
         check_unchanged(daemon, before, 2)
         daemon.call("agent.restart", names=["serves"])
         assert connect(str(path))
@@ -389,8 +375,8 @@ http_auth = "none"
 
     with DaemonProcess(tmp_path, config) as daemon:
         daemon.await_worker("calc-0", lambda w: w["state"] in ("Ready", "Idle"))
-        with asking(health) as asked:
-            upgrade_twice(daemon, asked)
+        with asking(health) as answers:
+            upgrade_twice(daemon, answers)
         opened = daemon.call("event.list", types=["agent.http_opened"])["events"]
         assert len(opened) == 1
         daemon.call("agent.expose", name="calc", address=None)
