@@ -149,11 +149,9 @@ class _Daemon:
         api = compose_api(self._groups, started, services, place, self._upgrades)
         services.listen_by(partial(_service_opener, self._groups, api))
         listener = make_listener(self._groups, api.control, lock)
-        if self._adoption is None:
-            web = await self._open_web(api, place)
-        else:
+        if self._adoption is not None:
             await self._take_up()
-            web = await self._open_web(api, place)
+        web = await self._open_web(api, place)
         self._upgrades.serve(listener, web, services)
         listener.open()
         running = [

@@ -19,6 +19,7 @@ from corral import __version__
 from corral.supervisor.faces.services.services import AgentServices
 from corral.supervisor.faces.socket.unix import Listener
 from corral.supervisor.records.logs.capture_pipe import hold_pipes
+from corral.supervisor.records.store.schema import OPENING_BYTES
 from corral.worker.contract.errors import Conflict, CorralError
 from corral.worker.control.params import UpgradeParams
 from corral.worker.control.results import Upgraded
@@ -34,9 +35,6 @@ HOLD_S = 0.25
 
 LOOK_S = 0.005
 """Seconds between two looks whether everything is at rest."""
-
-ROOM_BYTES = 1024 * 1024
-"""Bytes that the state folder has to take more: the store of the next program, its log and its events."""
 
 NAMED = 5
 """Number of obstacles that a refusal names."""
@@ -236,9 +234,9 @@ def _check_room(folder: Path) -> None:
     """Refuses an upgrade while the state folder takes nothing: no program can begin there, the present one included."""
     try:
         with tempfile.TemporaryFile(dir=folder) as trial:
-            os.posix_fallocate(trial.fileno(), 0, ROOM_BYTES)
+            os.posix_fallocate(trial.fileno(), 0, OPENING_BYTES)
     except OSError as error:
-        text = f'cannot upgrade: "{folder}" takes no {ROOM_BYTES // 1024} KiB more: {error.strerror}'
+        text = f'cannot upgrade: "{folder}" takes no {OPENING_BYTES // 1024} KiB more: {error.strerror}'
         raise Conflict(text, reason="state-folder", errno=error.errno) from error
 
 

@@ -187,9 +187,9 @@ class AgentServices:
 
     # -- the life of all of them
 
-    async def open(self, left: "Mapping[str, HttpHandover] | None" = None) -> None:
+    async def open(self, left: "Mapping[str, HttpHandover]") -> None:
         """Reads what was exposed at run time, and opens every service that is wanted, or goes on with what was left."""
-        self._left = dict(left or {})
+        self._left = dict(left)
         await self._exposures.load()
         await self._follow()
 
