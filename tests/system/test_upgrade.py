@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
@@ -84,7 +84,7 @@ def other_python(folder: Path, fault: str) -> str:
 
 
 @contextmanager
-def executing(daemon: DaemonProcess) -> Iterator[None]:
+def executing(daemon: DaemonProcess) -> Generator[None]:
     """A command is executed beside a worker, which no other program can go on with."""
     daemon.await_worker("sleeps-0", lambda w: w["state"] == "Ready")
     with ThreadPoolExecutor(1) as pool:
@@ -105,7 +105,7 @@ def executing(daemon: DaemonProcess) -> Iterator[None]:
 
 
 @contextmanager
-def asking(ask: Callable[[], object], count: int = 2) -> Iterator[list[object]]:
+def asking(ask: Callable[[], object], count: int = 2) -> Generator[list[object]]:
     """What is asked over and over, and may not fail; yields the answers, which grow."""
     is_over = Event()
     answers: list[object] = []
