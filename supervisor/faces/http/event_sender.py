@@ -13,6 +13,7 @@ from typing import TypeVar
 from aiohttp import web
 
 from corral.worker.contract import codec
+from corral.worker.contract.errors import CorralError
 
 from .answers import write
 from .sse import PING, PING_S, SSE_HEADERS
@@ -37,7 +38,9 @@ class Outbox:
 
     def __init__(self) -> None:
         self.is_broken = False
-        """True if the reader does not read and was sent more than can be held, or may read no more."""
+        """True if the reader does not read and was sent more than can be held."""
+        self.refusal: CorralError | None = None
+        """Why the reader may read no more."""
         self.is_patient = False
         """True if its sender waits in `drain`, so that there is no need for a limit."""
         self._waiting = bytearray()
@@ -60,9 +63,9 @@ class Outbox:
             self._has_room.clear()
         self._stirred.set()
 
-    def break_off(self) -> None:
-        """Ends the stream without what waits."""
-        self.is_broken = True
+    def refuse(self, error: CorralError) -> None:
+        """Ends the stream with this error, and without what waits."""
+        self.refusal = error
         self._stirred.set()
 
     async def drain(self) -> None:
@@ -131,7 +134,10 @@ async def _chunks(
     while not task.done() or outbox.is_waiting:
         data = await outbox.next(PING_S)
         if outbox.is_broken:
-            raise ConnectionResetError("the client does not read, or may no longer read")
+            raise ConnectionResetError("the client does not read")
+        if outbox.refusal is not None:
+            yield event("error", outbox.refusal.to_record())
+            return
         if data or not task.done():
             yield data or PING
     yield ending(task)

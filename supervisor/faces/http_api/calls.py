@@ -14,7 +14,7 @@ from aiohttp import web
 
 from corral.supervisor.api.table.table import Control
 from corral.worker.contract import codec
-from corral.worker.contract.errors import CorralError, InternalError, InvalidParams, InvalidRequest
+from corral.worker.contract.errors import CorralError, InternalError, InvalidParams, InvalidRequest, PermissionDenied
 from corral.worker.contract.trace_context import KEY, valid
 from corral.worker.control.nodes import places_of, places_text
 from corral.worker.methods.faces import Resumption
@@ -44,7 +44,7 @@ class StreamCaller(OneAnswer):
     def notify(self, method: str, params: Mapping[str, object]) -> None:
         """Queues a notification as an event, or as one for each of its records; of a token that has ended, none."""
         if not self._is_valid():
-            self.outbox.break_off()
+            self.outbox.refuse(PermissionDenied("cannot go on with the stream: its token is over", reason="token"))
             return
         if self._resumption is None:
             self.outbox.put(event(method, params))
