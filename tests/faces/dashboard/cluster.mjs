@@ -37,7 +37,7 @@ const call = (path, body) => page.evaluate(([path, body]) => {
 // -- the nodes, and what runs on them
 await page.keyboard.press("7");
 await page.waitForFunction(() => document.querySelectorAll(".vrow").length === 2);
-await page.waitForFunction(() => [...document.querySelectorAll(".vrow")].every((each) => !each.textContent.includes("-1")));
+await page.waitForFunction(() => [...document.querySelectorAll(".vrow .cell")].every((each) => !/(^|\/)-1/.test(each.textContent)));
 found.nodes = await rows();
 await page.evaluate(axe);
 found.axe.nodes = (await page.evaluate(() => globalThis.axe.run(document, { runOnly: ["wcag2a", "wcag2aa"] }))).violations.filter((each) => ["serious", "critical"].includes(each.impact)).map((each) => each.id);
