@@ -158,11 +158,12 @@ def _texts(result: Mapping[str, object]) -> Iterable[str]:
 @option("--deny PATTERN", "Offer no tools whose names match; repeatable.", multiple=True)
 @option("--read-only", "Offer only tools that are declared read-only.")
 @option("--profile NAME", "Offer the tools that [mcp.profiles.NAME] of the daemon allows.")
-def serve(session: Session, only: tuple[str, ...], deny: tuple[str, ...], read_only: bool, profile: str | None) -> int:
+@option("--tools", "List all tools, even if that is long.", type=click.Choice(("auto", "all")))
+def serve(session: Session, /, **options: Any) -> int:  # Any: the values of the options above
     """Serve all tools over MCP on stdin and stdout. Corral's own tools are among them."""
     from .serve import serve  # noqa: PLC0415 - main has run it already, unless the line is unusual
 
-    return serve(session.given_socket, login=session.login, only=only, deny=deny, read_only=read_only, profile=profile)
+    return serve(session.given_socket, login=session.login, **options)
 
 
 @mcp.define("prompts")

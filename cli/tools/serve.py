@@ -87,7 +87,7 @@ def handed_over(arguments: Sequence[str]) -> Callable[[], int] | None:
 
     Parsed here because click takes as much time and memory as all the rest.
     """
-    given: dict[str, list[str]] = {"--socket": [], "--only": [], "--deny": [], "--profile": []}
+    given: dict[str, list[str]] = {"--socket": [], "--only": [], "--deny": [], "--profile": [], "--tools": []}
     words: list[str] = []
     read_only = False
     rest = iter(arguments)
@@ -108,7 +108,12 @@ def handed_over(arguments: Sequence[str]) -> Callable[[], int] | None:
         return None
     socket_path = given["--socket"][-1] if given["--socket"] else None
     profile = given["--profile"][-1] if given["--profile"] else None
-    return lambda: serve(socket_path, only=given["--only"], deny=given["--deny"], read_only=read_only, profile=profile)
+    tools = given["--tools"][-1] if given["--tools"] else None
+    if tools not in (None, "all", "auto"):
+        return None
+    return lambda: serve(
+        socket_path, only=given["--only"], deny=given["--deny"], read_only=read_only, profile=profile, tools=tools
+    )
 
 
 def serve(
@@ -119,6 +124,7 @@ def serve(
     deny: Sequence[str] = (),
     read_only: bool = False,
     profile: str | None = None,
+    tools: str | None = None,
 ) -> int:
     """Relays between stdin and stdout and the daemon until EOF; returns the exit status, which is 0.
 
@@ -131,6 +137,8 @@ def serve(
         attach["deny"] = list(deny)
     if profile is not None:
         attach["profile"] = profile
+    if tools is not None:
+        attach["tools"] = tools
     signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
     for fd in (0, 1, 2):
         try:

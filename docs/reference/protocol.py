@@ -59,7 +59,7 @@ its log. Any valid message counts as a heartbeat. "→" is sent to the worker, "
 | ← | `heartbeat` {busy, task?} | at least every heartbeat_interval_s; with `task`, from the handler of that task (stall_timeout) |
 | ← | `stream` {task, part} | a part of the output: text, or any JSON value of at most 64 KiB; those who wait for the task get it, [in order](tasks.md#streaming) |
 | ← | `progress` {task, progress, total?, message?}, `usage` {task?, tokens, cost_cents}, `log` {level, message, fields, task?} | |
-| ← | `tools/list` {task?} → {tools: [{name, server, tool, description, input_schema, annotations}]}, `tools/call` {name, arguments, task} → MCP's result object | within the allow-lists of the agent and of the task |
+| ← | `tools/list` {task?, all?} → {tools: [{name, server, tool, description, input_schema, annotations}]}, `tools/call` {name, arguments, task} → MCP's result object | within the allow-lists of the agent and of the task |
 | ← | `task/delegate` {the params of `task.run`, task} → the ended record, `task/delegate_all` {tasks: [the params of `task.run`], max_parallel?, task} → {results: [the ended record, or {error}]} | within the boundaries of the task; cancelled with it |
 | ← | `task/delegate` {…, wait: false} → the record of the accepted task; then `task/parts` {task, delivery?, number?} → {parts: [as in `task.part`], record: null}, as soon as there are parts behind that place, and {parts: [], record} when the task has ended; `task/cancel` {task} → its record | to read what a delegated task streams; only of the worker's own running tasks |
 | ← | `memory/put` {key, value, ttl_s?, session?}, `memory/get` {key, session?} → {value}, `memory/delete` {key, session?}, `memory/search` {query, limit?, session?} → {items} | the agent's own |

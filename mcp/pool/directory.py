@@ -25,6 +25,7 @@ from ..protocol.catalog import (
 )
 from ..protocol.messages import Tool
 from .placement import Share
+from .tool_index import Document, document_of
 
 MAX_NEAR = 3
 """Number of names suggested for one that does not exist."""
@@ -56,6 +57,14 @@ class _View:
             for exposed, tool in exposed_tools(shown, self._catalogues[server].tools, self._denied[server]).items():
                 tools.setdefault(exposed, (server, tool))
         return tools
+
+    @cached_property
+    def documents(self) -> list[tuple[Document, bool]]:
+        """Returns what is searched of all tools, sorted by exposed name, each with whether it is read-only."""
+        return [
+            (document_of({**tool_object(tool), "name": exposed}), tool.is_read_only)
+            for exposed, (_, tool) in sorted(self.tools.items())
+        ]
 
     @cached_property
     def prompts(self) -> dict[str, tuple[str, Entry]]:
@@ -163,6 +172,11 @@ class Directory:
             for exposed, (server, tool) in sorted(self.view(access).tools.items())
             if admits(access, exposed, tool.is_read_only)
         ]
+
+    def documents(self, access: Access = FULL) -> list[Document]:
+        """Returns what is searched of the tools within an access, sorted by exposed name."""
+        documents = self.view(access).documents
+        return [each for each, is_read_only in documents if admits(access, each.name, is_read_only)]
 
     # -- names to entries
 

@@ -37,6 +37,7 @@ from .directory import MAX_NEAR, Directory, may_admit, not_allowed, tool_object
 from .dispatcher import Dispatcher, is_backing_off, may_retry, too_late, within
 from .placement import Share
 from .subscriptions import Subscribers
+from .tool_index import Document
 from .validation import Validators
 
 REFRESH_PAUSE_S = 3.0
@@ -174,6 +175,10 @@ class Pool:
         except CorralError:
             return None
         return {**tool_object(found), "name": name}
+
+    def documents(self, access: Access = FULL) -> list[Document]:
+        """Returns what is searched of known and allowed tools, sorted by exposed name; starts no server."""
+        return self._directory.documents(access)
 
     def watch(self, on_change: Callable[[Kind], None]) -> Callable[[], None]:
         """Calls `on_change` when a list has changed, whatever the access; returns a function that ends that."""

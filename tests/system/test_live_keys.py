@@ -19,6 +19,8 @@ from live_keys import BASE, PROBES, Json, Live, Probe, inline, probe
 
 AT_EACH_USE = "it is read at each use, which cannot be seen from outside; the tests of its room show it"
 SHOWN_ELSEWHERE: dict[str, str] = {
+    "mcp.list_limit": "test_long_lists.py::test_the_limit_and_the_pinned_tools_are_live",
+    "mcp.pinned": "test_long_lists.py::test_the_limit_and_the_pinned_tools_are_live",
     "rolling": "test_rolling.py::test_a_worker_that_may_not_have_another_beside_it_finishes_first_and_is_started_anew",
     "smoke": "test_rolling.py::test_the_smoke_task_decides_whether_a_version_gets_others",
     "expose": "test_exposed_agents.py::test_a_client_learns_of_agents_that_are_added_changed_and_removed",

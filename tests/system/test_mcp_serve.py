@@ -18,6 +18,9 @@ from node_packages import NODE_FOLDER, needs_npm, npm_program
 OWN = set(OWN_TOOLS)
 
 CONFIG = f"""
+[mcp]
+list_limit = 0
+
 [mcp.servers.odd]
 command = ["{sys.executable}", "-I", "{AGENTS / "mcp_odd.py"}", "--declares=tools", "--declares=prompts", "--declares=resources"]
 

@@ -31,7 +31,8 @@ CONNECTIONS_MOST = 256
 
 INSTRUCTIONS = (
     "The tools of the MCP servers and agents that corral runs on this machine. A tool named SERVER__TOOL belongs to the"
-    " MCP server SERVER, which starts at its first call."
+    " MCP server SERVER, which starts at its first call. Where corral__find_tool is listed, it finds the tools that are"
+    " not."
 )
 
 NAME = "corral"

@@ -35,9 +35,14 @@ def capabilities(version: str) -> dict[str, object]:
     return {**CAPABILITIES, "tasks": _TASKS} if version == TASKS_VERSION else CAPABILITIES
 
 
+FIND_TOOL = "corral__find_tool"
+CALL_TOOL = "corral__call_tool"
+"""Names of the two tools that stand for the others in a list that would be long."""
+
 INSTRUCTIONS = (
     "corral runs the MCP servers and AI agents of this machine. A tool named SERVER__TOOL belongs to the MCP server"
     " SERVER, which starts at its first call. Tools named corral__* tell of agents, servers, tasks and logs, and"
-    " steer them: corral__run gives an agent a task and returns what comes of it."
+    " steer them: corral__run gives an agent a task and returns what comes of it. Where corral__find_tool is listed, it"
+    " finds the tools that are not."
 )
 """Text for models about the server as a whole."""

@@ -15,9 +15,10 @@ PROTOCOL_VERSION = "1"
 
 
 class WorkerToolsParams(Struct, frozen=True):
-    """`tools/list` of a worker; with `task`, only what that task may call."""
+    """`tools/list` of a worker; with `task`, only what that task may call, and with `all` also where that is long."""
 
     task: str | None = None
+    all: bool = False
 
 
 StepNumber = Annotated[int, Meta(ge=1, le=1_000_000)]

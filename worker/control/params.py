@@ -661,10 +661,12 @@ class ReadParams(Struct, frozen=True, forbid_unknown_fields=True):
 class AttachParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Restricts the tools of the pool and of corral for an MCP client, within its rights.
 
-    `only` and `deny` are globs of the names of tools, prompts and resources; `profile` is `[mcp.profiles.NAME]`.
+    `only` and `deny` are globs of the names of tools, prompts and resources; `profile` is `[mcp.profiles.NAME]`. With `tools`
+    "all" the list of tools has them all, also where it is long.
     """
 
     only: Annotated[list[str], Meta(max_length=1000)] | None = None
     deny: Annotated[list[str], Meta(max_length=1000)] = []
     read_only: bool = False
     profile: str | None = None
+    tools: Literal["auto", "all"] = "auto"

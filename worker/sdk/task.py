@@ -10,6 +10,7 @@ from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 
 from ..contract.errors import CorralError, InvalidParams, NotFound, ToolFailed
+from ..contract.mcp_info import CALL_TOOL
 from .results import (
     Json,
     ModelAccess,
@@ -328,15 +329,20 @@ class Task(TaskRequest):
         steps = self._used_steps
         if steps is None:
             return await call_tool(self._calls, name, given, task=self.id, check=check)
-        place = await steps.place(f"tool:{name}")
+        place = await steps.place(f"tool:{given.get('name', name) if name == CALL_TOOL else name}")
         if place.is_done:
             return checked(name, place.result, check=check)
         step = {"number": place.number, "name": place.name, "again": place.is_unknown}
         return await call_tool(self._calls, name, given, task=self.id, check=check, step=step)
 
-    async def tools(self) -> list[dict[str, Json]]:
-        """Returns the tools that this agent may call: name, server, tool, description, input_schema, annotations."""
-        return objects_of(await self._calls.request("tools/list", {"task": self.id}), "tools")
+    async def tools(self, *, all: bool = False) -> list[dict[str, Json]]:  # noqa: A002  the word of the protocol
+        """Returns the tools that this agent may call: name, server, tool, description, input_schema, annotations.
+
+        Instead of more than `[mcp] list_limit` tools two are returned, which find and call the others for a model, and
+        the `pinned` ones; with `all` the whole list.
+        """
+        params = {"task": self.id, "all": True} if all else {"task": self.id}
+        return objects_of(await self._calls.request("tools/list", params), "tools")
 
     async def delegate(
         self,

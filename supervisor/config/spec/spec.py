@@ -312,6 +312,8 @@ class Profile(Struct, frozen=True, kw_only=True):
     denied_tools: Patterns = ()
     read_only: bool = False
     control: bool = True
+    list_limit: Annotated[int, whole(0, 1_000_000)] | None = None
+    pinned: Patterns | None = None
 
 
 class Mcp(Struct, frozen=True, kw_only=True):
@@ -334,6 +336,10 @@ class Mcp(Struct, frozen=True, kw_only=True):
     """Of calls that are safe to repeat."""
     enable_mcp_logging: bool = True
     """Keeps the log messages that servers send."""
+    list_limit: Annotated[int, whole(0, 1_000_000), Key(of="agent", tenant=True)] = 40
+    """A list of more tools is replaced by [a short one](mcp.md#long-lists); 0 is never."""
+    pinned: Annotated[Patterns, Key(of="agent", tenant=True)] = ()
+    """Tools that a short list has as well."""
 
 
 class Monitoring(Struct, frozen=True, kw_only=True):

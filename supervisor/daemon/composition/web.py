@@ -273,6 +273,7 @@ def _offer(tokens: Tokens, sources: ToolSources) -> Callable[[ViewQuery, Caller,
             deny=list(query.deny),
             read_only=query.read_only,
             profile=query.profile,
+            tools=query.tools,
         )
         return sources.tools_of(gateway_client, view)
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from corral.mcp.pool.pool import Pool
+from corral.mcp.pool.short_list import Target, find, target_of, unknown
+from corral.mcp.pool.tool_index import Document, document_of
 from corral.mcp.protocol.catalog import Kind
 from corral.mcp.protocol.messages import Caller
 from corral.supervisor.agents.membership.agents import Agents
@@ -15,7 +17,7 @@ from corral.supervisor.tasks.worker_api import exposed
 from corral.supervisor.tasks.worker_api.tool_calls import LISTING_S
 from corral.worker.contract import codec
 from corral.worker.contract.errors import CorralError, InvalidParams, NotFound
-from corral.worker.contract.mcp_info import INSTRUCTIONS
+from corral.worker.contract.mcp_info import CALL_TOOL, FIND_TOOL, INSTRUCTIONS
 from corral.worker.contract.trace_context import KEY, valid
 from corral.worker.control.params import AttachParams
 
@@ -64,14 +66,22 @@ class ClientTools:
         """Lists MCP's objects under exposed names, sorted; starts servers that never listed anything."""
         pool, access = self._pool, self._offer.access
         await pool.list_servers(pool.concerned(access), patience_s=LISTING_S)
-        found = pool.offered(kind, self._offer.access)
+        offered = pool.offered(kind, self._offer.access)
         if kind == "tools":
-            found = [_as_plain(tool) for tool in found]
+            offered = [_as_plain(tool) for tool in offered]
             own = [tool.described() for tool in OWN_TOOLS.values() if self._offer.may_use(tool)]
             exposed_tools = [exposed.described(each) for _, each in self._offer.exposed()]
             own += [_as_plain(each) for each in exposed_tools] if self._offer.is_inside else exposed_tools
-            found = sorted([*own, *found], key=lambda tool: str(tool["name"]))
-        return found
+            offered = self._offer.shortened(sorted([*own, *offered], key=_name_of))
+        return offered
+
+    async def _documents(self) -> tuple[Document, ...]:
+        """Returns what is searched of all tools that the client is offered."""
+        pool, access = self._pool, self._offer.access
+        await pool.list_servers(pool.concerned(access), patience_s=LISTING_S)
+        own = (tool.document for tool in OWN_TOOLS.values() if self._offer.may_use(tool))
+        agents = (document_of(exposed.described(each)) for _, each in self._offer.exposed())
+        return (*own, *agents, *pool.documents(self._offer.access))
 
     def tool(self, name: str) -> Mapping[str, object] | None:
         """Returns the tool that a call of this name would reach, short names included; None if unknown or not offered."""
@@ -79,8 +89,8 @@ class ClientTools:
         if own is not None:
             return own.described() if self._offer.may_use(own) else None
         if name.startswith(exposed.PREFIX):
-            found = (each for known, each in self._offer.exposed() if known == name)
-            return next(map(exposed.described, found), None)
+            receivers = (each for known, each in self._offer.exposed() if known == name)
+            return next(map(exposed.described, receivers), None)
         return self._pool.tool(name, self._offer.access)
 
     async def request(self, method: str, params: Mapping[str, object], caller: Caller) -> dict[str, object]:
@@ -94,6 +104,10 @@ class ClientTools:
         arguments: Mapping[str, object] | None = codec.as_object(params.get("arguments", {}))
         if arguments is None:
             raise InvalidParams(f'cannot call "{name}": its arguments are no object', key="arguments")
+        if name == FIND_TOOL:
+            return find(arguments, await self._documents(), self.tool)
+        if name == CALL_TOOL:
+            return await self._call_found(target_of(arguments), params, caller)
         traceparent = valid((codec.as_object(params.get("_meta")) or {}).get(KEY))
         if name.startswith((PREFIX, exposed.PREFIX)):
             call = self._call_own if name.startswith(PREFIX) else self._call_exposed
@@ -113,6 +127,14 @@ class ClientTools:
             more={key: value for key, value in params.items() if key not in ("name", "arguments")},
             supervisor=self._offer.client.supervisor,
         )
+
+    async def _call_found(self, target: Target, params: Mapping[str, object], caller: Caller) -> dict[str, object]:
+        try:
+            return await self.request("tools/call", {**params, **target._asdict()}, caller)
+        except NotFound as error:
+            if error.data.get("tool") != target.name:
+                raise
+            raise unknown(target.name, await self._documents()) from error
 
     async def _call_own(
         self, name: str, arguments: Mapping[str, object], caller: Caller, traceparent: str | None, person: Person | None
@@ -165,6 +187,10 @@ class ClientTools:
 
         unsubscribe = self._agents.in_force.subscribe(reloaded)
         return ended
+
+
+def _name_of(tool: Mapping[str, object]) -> str:
+    return str(tool["name"])
 
 
 def _as_plain(tool: dict[str, object]) -> dict[str, object]:

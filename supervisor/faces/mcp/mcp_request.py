@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from aiohttp import web
 
@@ -96,12 +96,13 @@ class HttpTools(Provider, Protocol):
 
 
 class ViewQuery(NamedTuple):
-    """Holds the patterns and the profile in the query of a client's address."""
+    """Holds what the query of a client's address says of its tools."""
 
     only: tuple[str, ...] | None = None
     deny: tuple[str, ...] = ()
     read_only: bool = False
     profile: str | None = None
+    tools: Literal["auto", "all"] = "auto"
 
 
 def check_headers(request: web.BaseRequest, rpc: RpcRequest, client_tools: HttpTools) -> None:
@@ -136,7 +137,7 @@ def client_name(client: object) -> str:
 def view_query(request: web.BaseRequest) -> ViewQuery:
     """Parses the query of the address."""
     query = request.query
-    known = {"only", "deny", "read_only", "profile"}
+    known = {"only", "deny", "read_only", "profile", "tools"}
     if unknown := sorted(query.keys() - known - {TENANT_KEY}):
         raise InvalidParams(
             f'cannot serve "?{unknown[0]}=": there is no such parameter', key=unknown[0], known=sorted(known)
@@ -144,11 +145,14 @@ def view_query(request: web.BaseRequest) -> ViewQuery:
     read_only = query.get("read_only", "0")
     if read_only not in ("0", "1", "true", "false"):
         raise InvalidParams(f"cannot read read_only={read_only!r}: write 1 or 0", key="read_only")
+    if (tools := query.get("tools", "auto")) not in ("auto", "all"):
+        raise InvalidParams(f"cannot read tools={tools!r}: write all or auto", key="tools")
     return ViewQuery(
         only=tuple(query.getall("only")) if "only" in query else None,
         deny=tuple(query.getall("deny", [])),
         read_only=read_only in ("1", "true"),
         profile=query.get("profile"),
+        tools="all" if tools == "all" else "auto",
     )
 
 

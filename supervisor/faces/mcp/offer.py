@@ -8,6 +8,7 @@ each request: a reload counts from the next one on.
 
 from collections.abc import Iterator, Mapping
 
+from corral.mcp.pool.short_list import finders, is_long, pinned_of
 from corral.mcp.protocol.catalog import FULL, OWNERS, Access
 from corral.mcp.protocol.messages import Caller
 from corral.supervisor.agents.membership.agents import Agents
@@ -103,6 +104,17 @@ class Offer:
         if name is None:
             return self._profile
         return self._agents.config.profiles.get(name, self._profile)
+
+    def shortened(self, tools: list[dict[str, object]]) -> list[dict[str, object]]:
+        """Returns the list in place of all tools of this client: a short one where that is too long, unless the client wants all."""
+        agent = self._agents.agents.get(str(self.client.who.get("agent")))
+        mcp = (self._agents.config.defaults if agent is None else agent.spec).mcp
+        profile = self._current_profile()
+        list_limit = mcp.list_limit if profile.list_limit is None else profile.list_limit
+        if self._view.tools == "all" or not is_long(tools, list_limit):
+            return tools
+        pinned = pinned_of(tools, mcp.pinned if profile.pinned is None else profile.pinned)
+        return sorted([*finders(tools), *pinned], key=lambda tool: str(tool["name"]))
 
     def may_use(self, tool: OwnTool) -> bool:
         """Returns whether one of corral's own tools is offered; a profile's list of tools is about the pool alone."""

@@ -14,6 +14,7 @@ from datetime import datetime
 
 import msgspec
 
+from corral.mcp.pool.short_list import target_of
 from corral.mcp.protocol.messages import Caller
 from corral.mcp.protocol.tasks import FINAL, McpTask, TaskStatus
 from corral.supervisor.agents.membership.agents import Agents
@@ -31,6 +32,7 @@ from corral.worker.contract.errors import (
     SpawnFailed,
     WorkerFailed,
 )
+from corral.worker.contract.mcp_info import CALL_TOOL
 from corral.worker.contract.records import ENDED, Task
 from corral.worker.contract.trace_context import KEY, valid
 
@@ -81,6 +83,8 @@ class ClientTasks:
 
     async def begin(self, params: Mapping[str, object], caller: Caller) -> McpTask | None:
         """Begins a call of a tool as a task; returns None, without any effect, for a tool whose calls are no tasks."""
+        if params.get("name") == CALL_TOOL:
+            params = {**params, **target_of(codec.as_object(params.get("arguments")) or {})._asdict()}
         name = str(params.get("name"))
         if "requestState" in params or not (name == RUN or name.startswith(exposed.PREFIX)):
             return None  # the first is a call that goes on, and so was no task

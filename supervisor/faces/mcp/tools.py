@@ -8,7 +8,7 @@ This module must not know a client or a connection.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from inspect import getdoc
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import fields
 
+from corral.mcp.pool.tool_index import Document, document_of
 from corral.supervisor.api.schema.documents import any_value
 from corral.supervisor.api.table.table import Control
 from corral.supervisor.tasks.worker_api import exposed
@@ -108,6 +109,11 @@ class OwnTool:
     def is_within(self, permission: Rights | None) -> bool:
         """Returns whether a client with this permission may use it."""
         return permission is not None and permits(permission, self.needs)
+
+    @cached_property
+    def document(self) -> Document:
+        """Returns what is searched of the tool."""
+        return document_of(self.described())
 
     def described(self) -> dict[str, object]:
         """Returns the entry of `tools/list`."""

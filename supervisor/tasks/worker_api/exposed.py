@@ -90,11 +90,15 @@ def requires_task(receiver: Receiver) -> bool:
 
 def listed(receiver: Receiver) -> dict[str, object]:
     """Returns the entry of a worker's `tools/list`."""
-    entry = described(receiver)
+    return record_of(described(receiver), SERVER, receiver.name)
+
+
+def record_of(entry: Mapping[str, object], server: str, tool: str) -> dict[str, object]:
+    """Returns MCP's object of a tool as an entry of a worker's `tools/list`."""
     return {
         "name": entry["name"],
-        "server": SERVER,
-        "tool": receiver.name,
+        "server": server,
+        "tool": tool,
         "description": entry["description"],
         "input_schema": entry["inputSchema"],
         "annotations": entry["annotations"],

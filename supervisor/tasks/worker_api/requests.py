@@ -8,19 +8,23 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
+from corral.mcp.pool.short_list import target_of
 from corral.supervisor.records.memory.key_value import KeyValues
 from corral.supervisor.workers.supervision.checkpoints import Checkpoints, Reason
 from corral.supervisor.workers.supervision.requests import Requests
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract import worker_messages as messages
 from corral.worker.contract.approvals import AskParams
-from corral.worker.contract.errors import InvalidParams, ResourceLimitExceeded
+from corral.worker.contract.errors import Conflict, InvalidParams, NotFound, PermissionDenied, ResourceLimitExceeded
+from corral.worker.contract.mcp_info import CALL_TOOL
 from corral.worker.contract.misfit import misfit_of
 from corral.worker.contract.parts import size_of
 
 from ..run.backlog import Entry
 from ..run.tasks import Tasks
+from . import exposed
 from .approvals import Approvals
 from .delegation import Delegation, child_of, parts_of
 from .pubsub import WorkerPubsub
@@ -104,9 +108,23 @@ class WorkerApi:
         requests.hear("heartbeat", self._beat)
 
     async def _list_tools(self, supervisor: WorkerSupervisor, asked: messages.WorkerToolsParams) -> object:
-        return {"tools": await self._tool_calls.tools_for(supervisor, asked.task)}
+        return {"tools": await self._tool_calls.tools_for(supervisor, asked.task, short=not asked.all)}
 
     async def _call_tool(self, supervisor: WorkerSupervisor, asked: messages.WorkerCallParams) -> object:
+        if asked.name != CALL_TOOL:
+            return await self._call_meant(supervisor, asked)
+        try:
+            asked = replace(asked, **target_of(asked.arguments)._asdict())
+            return await self._call_meant(supervisor, asked)
+        except (
+            InvalidParams,
+            NotFound,
+            PermissionDenied,
+            Conflict,
+        ) as error:  # a model reads what is wrong with its call
+            return exposed.failed(await self._tool_calls.told(supervisor, asked, error))
+
+    async def _call_meant(self, supervisor: WorkerSupervisor, asked: messages.WorkerCallParams) -> object:
         if asked.step is None:
             return await self._tool_calls.call_for(supervisor, asked)
         entry = self._entry_of(supervisor, asked.task, asked.step.number)

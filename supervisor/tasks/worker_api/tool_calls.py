@@ -17,6 +17,8 @@ from msgspec.structs import replace as replaced
 
 from corral.mcp.pool.directory import SEPARATOR
 from corral.mcp.pool.pool import Pool
+from corral.mcp.pool.short_list import find, finders, is_long, pinned_of, unknown
+from corral.mcp.pool.tool_index import Document, document_of
 from corral.mcp.protocol import forms
 from corral.mcp.protocol.catalog import FULL, Access
 from corral.mcp.protocol.forms import MAX_ROUNDS, requires_input, too_many_rounds, with_input
@@ -28,6 +30,7 @@ from corral.supervisor.workers.supervision.worker_supervisor import WorkerSuperv
 from corral.worker.contract import codec
 from corral.worker.contract.approvals import QUESTION_CHARS, AskParams
 from corral.worker.contract.errors import CorralError, MethodNotFound, NotFound, PermissionDenied, ToolFailed
+from corral.worker.contract.mcp_info import FIND_TOOL
 from corral.worker.contract.names import tenant_of
 from corral.worker.contract.trace_context import KEY, valid
 from corral.worker.contract.worker_messages import CallStep, DelegateParams, StepParams, WorkerCallParams
@@ -167,15 +170,49 @@ class ToolCalls:
         self._tracing = tracing
         self._known: dict[str, tuple[int | None, float, dict[str, object]]] = {}
 
-    async def tools_for(self, supervisor: WorkerSupervisor, task: str | None) -> list[dict[str, object]]:
-        """Returns the tools that a worker may call for one of its tasks, None for all; starts servers that never listed anything."""
+    async def tools_for(
+        self, supervisor: WorkerSupervisor, task: str | None, *, short: bool = False
+    ) -> list[dict[str, object]]:
+        """Returns the tools that a worker may call for one of its tasks, None for all; starts servers that never listed anything.
+
+        A long list is replaced by a short one if the worker takes that.
+        """
+        access = await self._access_of(supervisor, task)
+        agents = exposed.tools(self._agents.registry, access)
+        tools = [*(exposed.listed(each) for _, each in agents), *self._pool.tools(access)]
+        mcp = supervisor.spec.mcp
+        if not short or not is_long(tools, mcp.list_limit):
+            return tools
+        short_list = [exposed.record_of(each, *str(each["name"]).split(SEPARATOR)) for each in finders(tools)]
+        return [*short_list, *pinned_of(tools, mcp.pinned)]
+
+    async def _access_of(self, supervisor: WorkerSupervisor, task: str | None) -> Access:
         access = access_of(supervisor.spec, _lists(self._entries(supervisor, task)))
         await self._pool.list_servers(self._pool.concerned(access), patience_s=LISTING_S)
+        return access
+
+    def _documents(self, access: Access) -> tuple[Document, ...]:
         agents = exposed.tools(self._agents.registry, access)
-        return [*(exposed.listed(each) for _, each in agents), *self._pool.tools(access)]
+        return (*(document_of(exposed.described(each)) for _, each in agents), *self._pool.documents(access))
+
+    async def _find(self, supervisor: WorkerSupervisor, call: WorkerCallParams) -> dict[str, object]:
+        """Returns MCP's result of a search for tools, which is no call of one."""
+        access = await self._access_of(supervisor, call.task)
+        agents = {name: exposed.described(each) for name, each in exposed.tools(self._agents.registry, access)}
+        return find(
+            call.arguments, self._documents(access), lambda name: agents.get(name) or self._pool.tool(name, access)
+        )
+
+    async def told(self, supervisor: WorkerSupervisor, call: WorkerCallParams, error: CorralError) -> CorralError:
+        """Returns the error of a call, for a model: of a tool that is not there, with what it may have meant."""
+        if not isinstance(error, NotFound) or error.data.get("tool") != call.name:
+            return error
+        return unknown(call.name, self._documents(await self._access_of(supervisor, call.task)))
 
     async def call_for(self, supervisor: WorkerSupervisor, call: WorkerCallParams) -> dict[str, object]:
         """Returns MCP's result of a worker's tool call."""
+        if call.name == FIND_TOOL:
+            return await self._find(supervisor, call)
         if call.name.startswith(exposed.PREFIX):
             access = access_of(supervisor.spec)
             return await self.call_agent(supervisor, call.task, call.name, call.arguments, access)
@@ -218,6 +255,8 @@ class ToolCalls:
 
     async def _may_be_repeated(self, supervisor: WorkerSupervisor, entry: Entry, name: str) -> bool:
         """Returns whether a tool says that a second call changes nothing more."""
+        if name == FIND_TOOL:
+            return True
         if name.startswith(exposed.PREFIX):
             return False
         _, tool = await self._pool.resolve(name, access_of(supervisor.spec, _lists([entry])))
