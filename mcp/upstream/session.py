@@ -248,6 +248,10 @@ class Session:
         """Reads nothing more, until `release`."""
         self._channel.hold()
 
+    def leave(self) -> None:
+        """Writes nothing more: another program goes on with the connection."""
+        self._channel.leave()
+
     def release(self) -> None:
         """Reads again, and follows changes."""
         self._channel.release()

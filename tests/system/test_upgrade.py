@@ -5,8 +5,9 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -271,6 +272,70 @@ def test_tasks_in_flight_end_once_and_their_callers_are_answered(tmp_path: Path)
         records = daemon.call("log.read", names=["slow"], n=1000)["records"]
         lines = ["heard a word"] * 2 + [f"done {each['id']}" for each in ended]
         assert sorted(record["text"] for record in records) == sorted(lines)
+
+
+def slow(instances: int = 2) -> str:
+    """The configuration of `upgraded_agent`."""
+    command = f'["{sys.executable}", "-P", "{AGENTS / "upgraded_agent.py"}"]'
+    return f"[agents.slow]\ncommand = {command}\ninstances = {instances}\nresources.max_concurrent_requests = 8\n"
+
+
+def run_slow(daemon: DaemonProcess, pool: ThreadPoolExecutor, given: object, **more: object) -> Future[Any]:
+    """Has a task of `upgraded_agent` run: its record."""
+    return pool.submit(daemon.call, "task.run", agent="slow", objective="work", input=given, **more)
+
+
+def states(daemon: DaemonProcess) -> Counter[str]:
+    """The number of tasks by state."""
+    return Counter(task["state"] for task in daemon.call("task.list", limit=500)["tasks"])
+
+
+def test_questions_and_delegated_tasks_go_on(tmp_path: Path) -> None:
+    once = {"given": 1, "delivery": 1}
+    with DaemonProcess(tmp_path, slow()) as daemon, ThreadPoolExecutor(20) as pool:
+        asks = [run_slow(daemon, pool, {"ask": f"{kept}?"}, durable=kept) for kept in (True, False)]
+        delegates = [
+            run_slow(daemon, pool, {"delegate": {}}),
+            run_slow(daemon, pool, {"delegate": {"ask": "child?"}}, durable=False),
+        ]
+        every = run_slow(daemon, pool, {"all": [{"seconds": 0}, {}, {}, {"seconds": 0}]})
+        until(lambda: len(daemon.call("approval.list")["approvals"]) == 3)
+        until(lambda: states(daemon) == {"running": 9, "succeeded": 1})
+        for number in (1, 2):
+            assert daemon.call("daemon.upgrade")["upgrades"] == number
+        assert states(daemon) == {"running": 9, "succeeded": 1}
+        for each in daemon.call("approval.list")["approvals"]:
+            daemon.call("approval.answer", approval=each["id"], answer=each["question"])
+        daemon.call("event.publish", type="upgrade.go")
+        assert [each.result(BOUND_S)["output"] for each in asks] == [
+            {"answer": "True?", **once},
+            {"answer": "False?", **once},
+        ]
+        first, second = (each.result(BOUND_S)["output"] for each in delegates)
+        assert (first, second) == ({"child": once, **once}, {"child": {"answer": "child?", **once}, **once})
+        assert every.result(BOUND_S)["output"] == {"all": [once] * 4, **once}
+        assert states(daemon) == {"succeeded": 11}
+
+
+def test_nothing_begins_between_the_handover_and_the_next_program(tmp_path: Path) -> None:
+    """The program before takes a second each for what it does last: to write what is in memory, and to close its store."""
+    task = {"agent": "slow", "objective": "work", "input": {"seconds": 0}}
+    with DaemonProcess(tmp_path, slow()) as daemon:
+        for number in (0, 1):
+            daemon.await_worker(f"slow-{number}", lambda w: w["state"] in ("Ready", "Idle"))
+        before = [life[:2] for life in lives(daemon).values()]
+        daemon.call("daemon.upgrade", python=other_python(tmp_path, "lingers"))
+        now = time.time()
+        for number in range(50):
+            daemon.call("task.submit", **task, at=now + 0.1 * number)
+        for number in range(10):
+            start = now + 0.1 * number
+            daemon.call("schedule.add", name=f"s{number}", task=task, every_s=1, start_at=start, overlap="queue")
+        daemon.call("daemon.upgrade", python=sys.executable)
+        until(lambda: states(daemon)["succeeded"] >= 80)
+        found = [each for each in daemon.call("task.list", limit=500)["tasks"] if each["state"] == "succeeded"]
+        assert {(each["attempt"], each["delivery"], each["output"]["given"]) for each in found} == {(1, 1, 1)}
+        assert [life[:2] for life in lives(daemon).values()] == before
 
 
 def test_mcp_servers_stay_up_and_no_call_fails(tmp_path: Path) -> None:

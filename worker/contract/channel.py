@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from itertools import chain
 from typing import Any, NamedTuple, cast
 
@@ -52,6 +53,19 @@ def _ignore(_: object) -> None:
 
 NOTHING: Mapping[str, Callable[[dict[str, object]], object]] = {}
 
+_SERVED: ContextVar["tuple[Channel, Id]"] = ContextVar("_SERVED")
+"""The request that is being served, and the channel over which it came."""
+
+
+def begun() -> dict[str, object]:
+    """Returns what is noted of the request that is being served, for its server to read and change.
+
+    It is handed over with the request. So another program of this one's finds here what was begun for it, when it serves the
+    request anew. Values are those of JSON.
+    """
+    channel, request_id = _SERVED.get((None, ""))
+    return {} if channel is None else channel.note_of(request_id)
+
 
 class Call(NamedTuple):
     """Represents a request in flight; `answer` ends with its result or its error."""
@@ -60,8 +74,14 @@ class Call(NamedTuple):
     answer: asyncio.Future[object]
 
 
+Notes = Mapping[Id, Mapping[str, object]]
+"""What was noted of requests by `begun`, by their ids."""
+
+NO_NOTES: Notes = {}
+
+
 class ChannelHandover(NamedTuple):
-    """Holds the state of a connection for another program.
+    """Holds the state of a connection for another program, beside its `notes`.
 
     `requests` are those that are being served, `unread` is what was read and not looked at.
     """
@@ -122,6 +142,7 @@ class Channel(asyncio.Protocol):
         self._on_closed = on_closed
         self._turns = turns
         self._is_held = False
+        self._is_left = False
         self._is_resting = False
         self._unread = b""  # while it is held
         self._to_begin: tuple[Request, ...] = ()  # of another program, when it is released
@@ -135,6 +156,7 @@ class Channel(asyncio.Protocol):
         self._writer: asyncio.WriteTransport | None = None
         self._write_fd = -1
         self._serving: dict[Id, tuple[Request, asyncio.Task[None]]] = {}
+        self._notes: dict[Id, dict[str, object]] = {}
         self._flush_handle: asyncio.Handle | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._expiry_at = 0.0
@@ -272,6 +294,15 @@ class Channel(asyncio.Protocol):
             self._serving[request.id] = request, found[1]
 
     @property
+    def notes(self) -> Notes:
+        """Returns what is noted of the requests of the peer that are being served."""
+        return self._notes
+
+    def note_of(self, request_id: Id) -> dict[str, object]:
+        """Returns what is noted of a request, to be changed; of one that is not being served it is kept nowhere."""
+        return self._notes.setdefault(request_id, {}) if request_id in self._serving else {}
+
+    @property
     def is_drained(self) -> bool:
         """Returns whether all output is in the kernel, and all messages that were read have been served."""
         is_written = self._writer is not None and self._writer.get_write_buffer_size() == 0
@@ -281,6 +312,10 @@ class Channel(asyncio.Protocol):
         """Reads nothing more, until `release`: what the peer sends stays in the kernel."""
         self._is_held = True
         self._read_or_rest()
+
+    def leave(self) -> None:
+        """Writes nothing more: another program goes on with the connection."""
+        self._is_left = True
 
     def release(self) -> None:
         """Reads again."""
@@ -310,13 +345,15 @@ class Channel(asyncio.Protocol):
         """Returns the state with which another program goes on; for one that is held and drained."""
         return ChannelHandover(self.peer.hand_over(), tuple(self.requests), self._unread)
 
-    def take_up(self, left: ChannelHandover) -> dict[Id, asyncio.Future[object]]:
+    def take_up(self, left: ChannelHandover, notes: Notes = NO_NOTES) -> dict[Id, asyncio.Future[object]]:
         """Goes on from the state of another program, before anything is read.
 
-        The requests of the peer are served anew. Returns the answers to the own ones that are in flight, by their ids.
+        The requests of the peer are served anew, with what was noted of them. Returns the answers to the own ones that are
+        in flight, by their ids.
         """
         answers = {request_id: self._loop.create_future() for request_id in left.peer.asked}
         self.peer.take_up(left.peer, answers)
+        self._notes = {request_id: dict(note) for request_id, note in notes.items()}
         self._unread = left.unread + self._unread
         self._arm_expiry()
         self._to_begin = left.requests
@@ -475,7 +512,7 @@ class Channel(asyncio.Protocol):
         self._arm_expiry()
         if self._writer is None:
             return
-        data = self.peer.take()
+        data = b"" if self._is_left else self.peer.take()
         if not data or self.is_closed or self._writer.is_closing():
             return
         data = data[self._written_at_once(self._writer, data) :]
@@ -628,6 +665,7 @@ class Channel(asyncio.Protocol):
         if inspect.iscoroutine(serving) and inspect.getcoroutinestate(serving) == inspect.CORO_CREATED:
             # Withdrawn before its first step: `_serve` never runs.
             del self._serving[event.id]
+            self._notes.pop(event.id, None)
             self.peer.fail(event.id, Cancelled("cannot start the request: cancelled"))
 
     @staticmethod
@@ -642,6 +680,7 @@ class Channel(asyncio.Protocol):
             future.set_result(result)
 
     async def _serve(self, request: Request) -> None:
+        _SERVED.set((self, request.id))
         try:
             result = await self._on_request(request)
         except CorralError as error:
@@ -655,6 +694,7 @@ class Channel(asyncio.Protocol):
             self.peer.respond(request.id, result)
         finally:
             self._serving.pop(request.id, None)
+            self._notes.pop(request.id, None)
             if not self.is_closed and not self._is_taking:
                 if not self._serving:
                     self._flush()

@@ -233,6 +233,11 @@ class Agents:
         for each in self.registry.lives():
             each.release()
 
+    def leave(self) -> None:
+        """Does nothing more with the workers: the next program does."""
+        for each in self.registry.lives():
+            each.leave()
+
     async def take_up(self, left: Mapping[str, AgentHandover]) -> dict[str, WorkerSupervisor]:
         """Goes on from what the program before has left; returns the supervisors of the units that have processes.
 

@@ -94,7 +94,7 @@ def life_of(
         Room("stores", run=agents.stores.run),
         Room("MCP servers", close=agents.pool.close),
         Room("subscriptions", close=tasks.pubsub.close),
-        Room("approvals", load=tasks.approvals.load, expire=tasks.approvals.expire),
+        Room("approvals", load=partial(tasks.approvals.load, left), expire=tasks.approvals.expire),
         Room("model calls", load=groups.models.ledger.load),
         Room(
             "tasks",

@@ -175,8 +175,7 @@ class Upgrades:
                         server.hold()  # connections whose requests have ended since
                     handover = self._handover(held_at)
                     fd = write(handover)
-                    self._groups.workers.launcher.hold()
-                    hold_pipes()
+                    self._leave()
                     return handover, fd
             except BaseException:
                 self._release()
@@ -189,16 +188,29 @@ class Upgrades:
             await asyncio.sleep(HOLD_S)
 
     def _hold(self) -> None:
-        """Reads nothing more of callers and workers, until `_release`."""
+        """Reads nothing more of callers and workers, and begins no task, until `_release`."""
         assert self._listener is not None, "the daemon serves"
         self._listener.hold()
         for server in self._servers:
             server.hold()
         self._groups.agents.agents.hold()
 
-    def _release(self) -> None:
-        """Reads again."""
+        self._groups.tasks.tasks.hold()
+        self._groups.tasks.schedules.hold()
+
+    def _leave(self) -> None:
+        """Does nothing more with what was handed over."""
         assert self._listener is not None, "the daemon serves"
+        self._groups.workers.launcher.hold()
+        hold_pipes()
+        self._groups.agents.agents.leave()
+        self._listener.leave()
+
+    def _release(self) -> None:
+        """Reads and begins again."""
+        assert self._listener is not None, "the daemon serves"
+        self._groups.tasks.schedules.release()
+        self._groups.tasks.tasks.release()
         self._groups.agents.agents.release()
         for server in self._servers:
             server.release()
@@ -214,6 +226,8 @@ class Upgrades:
         found += agents.agents.obstacles()
         found += ["a deployment is under way"] if agents.deployments.is_busy else []
         found += groups.tasks.tasks.obstacles()
+        found += ["a schedule is being run"] if groups.tasks.schedules.is_busy else []
+        found += ["a question is being asked or ended"] if groups.tasks.approvals.is_busy else []
         found += listener.obstacles()
         config = groups.config
         found += [words for server in self._servers for words in server.obstacles()]

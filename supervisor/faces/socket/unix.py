@@ -195,6 +195,12 @@ class Listener:
             connections=tuple(each.left() for each in self._connections if each.is_carried),
         )
 
+    def leave(self) -> None:
+        """Sends nothing more to the clients whose connections were handed over."""
+        for connection in self._connections:
+            if connection.is_carried:
+                connection.leave()
+
     async def take_up(self, left: ListenerHandover) -> None:
         """Goes on with the connections that the program before has left."""
         for each in left.connections:

@@ -119,14 +119,21 @@ class Attempt:
     @property
     def is_carried(self) -> bool:
         """Returns whether another program can go on with it: its worker has the task, and nothing has ended it."""
-        is_open = not self._answer.done() and not self._stop.done() and not self._questions
+        is_open = not self._answer.done() and not self._stop.done()
         return self._call is not None and self._begun is not None and is_open
 
     def hand_over(self) -> AttemptHandover:
         """Returns what the next program goes on from."""
         assert self._call is not None, "it is carried"
         assert self._begun is not None, "it is carried"
-        return AttemptHandover(request=self._call.id, begun=self._begun, beat_at=self._beat_at, asked_s=self._asked_s)
+        now = self._loop.time()
+        asks, asked_s = bool(self._questions), self._asked_s
+        return AttemptHandover(
+            request=self._call.id,
+            begun=self._begun,
+            beat_at=now if asks else self._beat_at,
+            asked_s=asked_s + now - self._asked_at if asks else asked_s,
+        )
 
     def take_up(self, left: AttemptHandover, answer: asyncio.Future[object]) -> None:
         """Goes on from what the program before has left: the worker is sent nothing."""
@@ -470,6 +477,17 @@ class Alarms:
         if len(self._heap) > 2 * self._standing + ALARMS_SLACK:
             self._heap = [each for each in self._heap if each[2].future is not None]
             heapq.heapify(self._heap)
+
+    def hold(self) -> None:
+        """Lets none ring, until `release`."""
+        self.close()
+        self._armed_for = -math.inf
+
+    def release(self) -> None:
+        """Lets them ring again, those that are late at once."""
+        self._armed_for = math.inf
+        if self._heap:
+            self._arm(self._heap[0][0])
 
     def _arm(self, at: float) -> None:
         if self._timer is not None:

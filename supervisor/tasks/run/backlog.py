@@ -147,7 +147,7 @@ class Entry:
         if self.parts is not None:
             return f"{name} streams"
         if task.state != "running":
-            return "" if task.durable and not self.is_begun else f"{name} waits, and is kept in memory alone"
+            return f"{name} is being begun or ended" if self.is_begun else ""
         is_carried = self.attempt is not None and self.attempt.is_carried
         return "" if is_carried and task.kind == "task" and task.session is None else f"{name} runs"
 

@@ -79,6 +79,9 @@ class Dispatcher(Queues):
         """Agents that are dispatched to when the store is tried again."""
         self._held_until = 0.0
         """Of the loop's clock: the store refuses writes, and nothing begins before."""
+        self._is_held = False
+        self._later: list[Entry] = []
+        """Tasks of teams, workflows and jobs that begin at `resume`."""
         self._early: list[Entry] | None = []
         """Tasks of teams and workflows until `boot`; None from then on."""
         self._looking: dict[str, bool] = {}
@@ -132,6 +135,21 @@ class Dispatcher(Queues):
         for name in self._registry.agents:
             self.look_soon(name)
 
+    def pause(self) -> None:
+        """Begins nothing, and ends nothing by its time, until `resume`."""
+        self._is_held = True
+        self._executor.hold()
+
+    def resume(self) -> None:
+        """Begins what has waited since `pause`."""
+        self._is_held = False
+        self._executor.release()
+        later, self._later = self._later, []
+        for entry in later:
+            self.enqueue(entry)
+        if self._loop.time() >= self._held_until:
+            self._go_on()
+
     def _on_ready(self, entry: Entry) -> None:
         entry.since = self._loop.time()
         if entry.task.reason and entry.dependency_error is None:
@@ -154,6 +172,8 @@ class Dispatcher(Queues):
         if entry.only is not None:
             self._executor.begin(entry, entry.only, self)
             return True
+        if self._is_held:
+            return False
         if task.kind != "task":
             return self._runners[task.kind].begin_at_once(entry)
         agent = self._registry.agents.get(task.agent)
@@ -199,6 +219,8 @@ class Dispatcher(Queues):
         if task.kind != "task":
             if self._early is not None:
                 self._early.append(entry)
+            elif self._is_held:
+                self._later.append(entry)
             else:
                 self._runners[task.kind].enqueue(entry)
             return
@@ -229,7 +251,9 @@ class Dispatcher(Queues):
     def _leave_queue(self, entry: Entry, limit_s: float) -> None:
         """Ends a task as timeout that no worker took within queue_timeout."""
         task = entry.task
-        if task.attempt == 0 and not entry.is_begun:
+        if self._is_held:
+            entry.timer = self._loop.call_later(LOOK_S, self._leave_queue, entry, limit_s)
+        elif task.attempt == 0 and not entry.is_begun:
             self._endings.end_soon(entry, "timeout", not_begun_in_time(task, limit_s, task.reason))
 
     def abandon(self, name: str) -> None:
@@ -354,7 +378,7 @@ class Dispatcher(Queues):
 
     def _is_stopped(self, name: str) -> bool:
         """Returns True while the daemon stops or the store refuses writes; in that case `_go_on` dispatches."""
-        if self._held_until and self._loop.time() < self._held_until:
+        if self._is_held or (self._held_until and self._loop.time() < self._held_until):
             self._held.add(name)
             return True
         return self._registry.draining
@@ -396,6 +420,8 @@ class Dispatcher(Queues):
             self._loop.call_at(self._held_until, self._go_on)
 
     def _go_on(self) -> None:
+        if self._is_held:
+            return  # `resume` does it
         names, self._held = self._held, set()
         self._held_until = 0.0
         for name in names:

@@ -36,6 +36,7 @@ class Endings:
         self._backlog = writer.backlog
         self._accounting = accounting
         self._running: set[asyncio.Task[None]] = set()
+        self._is_held = False
         self._loop = asyncio.get_running_loop()
         writer.subscribe_to_ends(lambda entry: self.stop_children(entry.task, "the task that delegated it has ended"))
 
@@ -44,6 +45,14 @@ class Endings:
         task = self._loop.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+
+    def hold(self) -> None:
+        """Ends nothing at its deadline, until `release`."""
+        self._is_held = True
+
+    def release(self) -> None:
+        """Ends tasks at their deadlines again; those that are late in a moment."""
+        self._is_held = False
 
     @property
     def under_way(self) -> int:
@@ -170,7 +179,7 @@ class Endings:
         task = entry.task
         if entry.is_ending:
             return
-        if entry.accepted is not None:  # its record is being written
+        if entry.accepted is not None or self._is_held:  # its record is being written, or another program ends it
             entry.deadline = self._loop.call_later(RETRY_AFTER_S, self._expire, entry)
             return
         self.stop(entry, past_deadline(task, task.reason))

@@ -165,6 +165,14 @@ class Executor:
         """Cancels the deadlines of attempts; none is running any more."""
         self._alarms.close()
 
+    def hold(self) -> None:
+        """Ends no attempt by its time, until `release`."""
+        self._alarms.hold()
+
+    def release(self) -> None:
+        """Ends attempts by their time again."""
+        self._alarms.release()
+
     def begin(self, entry: Entry, supervisor: WorkerSupervisor, scheduler: Scheduler) -> None:
         """Gives a task to a worker: its record is committed with the other writes of this turn of the loop."""
         task = entry.task

@@ -305,7 +305,8 @@ class Recovery:
 
         Those that another program of this daemon has `left` run on: `take_up` follows.
         """
-        running = {each.task.id: each for each in left}
+        known_left = {each.task.id: each for each in left}
+        running = {each.task.id for each in left if each.attempt is not None}
         await self._accounting.budgets.load()
         await self._writer.load_counts()
         now, here = time.time(), asyncio.get_running_loop().time()
@@ -317,7 +318,7 @@ class Recovery:
             due = None if task.scheduled_at is None else datetime.fromisoformat(task.scheduled_at).timestamp()
             since = here - max(0.0, now - max(created, due or created))
             entry = Entry(task, created, self._rules.limits(task), since, words_bytes(task), due)
-            if (found := running.get(task.id)) is not None:
+            if (found := known_left.get(task.id)) is not None:
                 entry.task, entry.is_measured = found.task, found.is_measured
                 entry.children_tokens, entry.children_cost_cents = found.children
             self._backlog.add(entry)

@@ -82,9 +82,19 @@ class Tasks:
         running = sum(entry.task.state == "running" for entry in self._backlog)
         return found or (["the end of a task is being written"] if self._endings.under_way > running else [])
 
+    def hold(self) -> None:
+        """Begins no task and ends none by its time, until `release`: what was handed over would not be so any more."""
+        self._endings.hold()
+        self.dispatcher.pause()
+
+    def release(self) -> None:
+        """Begins and ends tasks again."""
+        self._endings.release()
+        self.dispatcher.resume()
+
     def hand_over(self) -> tuple[TaskHandover, ...]:
-        """Returns the tasks that run, with which the next program goes on; all others are in the store."""
-        return tuple(entry.hand_over() for entry in self._backlog if entry.task.state == "running")
+        """Returns the tasks with which the next program goes on and that it does not find in the store as they are."""
+        return tuple(e.hand_over() for e in self._backlog if e.task.state == "running" or not e.task.durable)
 
     # -- records
 

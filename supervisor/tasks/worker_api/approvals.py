@@ -25,6 +25,8 @@ from corral.worker.contract.approvals import Approval, AskParams
 from corral.worker.contract.errors import Conflict, Corrupted, InvalidParams, NotFound, ResourceLimitExceeded
 from corral.worker.contract.records import Task, copied
 
+from ..run.backlog import TaskHandover
+
 ALLOW = ("allow", "yes", "approve", "ok")
 DENY = ("deny", "no", "reject", "refuse")
 
@@ -117,8 +119,17 @@ class Approvals:
         self._awaiting: dict[str, set[asyncio.Future[Approval]]] = {}
         """Waits for the next question, by task."""
 
-    async def load(self) -> None:
-        """Takes up the open questions of the store; those of tasks and calls that have ended meanwhile are withdrawn."""
+    @property
+    def is_busy(self) -> bool:
+        """Returns whether a question is being asked or ended: the store is about to have that."""
+        return bool(self._asking or self._ends) or any(one.is_ending for one in self._open.values())
+
+    async def load(self, left: Sequence[TaskHandover] = ()) -> None:
+        """Takes up the open questions of the store; those of tasks and calls that have ended meanwhile are withdrawn.
+
+        The tasks that another program of this daemon has `left` run on.
+        """
+        running = {each.task.id for each in left}
         sql = (
             "SELECT approval.id, approval.record, approval.expires_at, task.id IS NULL OR task.finished_at IS NOT NULL"
             " FROM approval LEFT JOIN task ON task.id = approval.task WHERE approval.state = 'open'"
@@ -128,7 +139,7 @@ class Approvals:
             if record is None:
                 continue
             one = self._take(record, float(expires) if isinstance(expires, int | float) else 0.0)
-            if has_ended or record.server is not None:
+            if (has_ended and record.task not in running) or record.server is not None:
                 self._end_soon(one, "withdrawn")
 
     def close(self) -> None:

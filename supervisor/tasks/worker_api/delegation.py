@@ -1,18 +1,22 @@
 """Delegates parts of a task to other agents, by a worker's `task/delegate` and `task/delegate_all`.
 
 The request waits for the ends. The queue decides about the depth, the number and circles, and cancels the children
-when the parent ends; here the children are cancelled when the request is withdrawn.
+when the parent ends; here the children are cancelled when the request is withdrawn. What was submitted, and the records of
+those that have ended, are noted of the request: another program of the daemon submits nothing twice.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from difflib import get_close_matches
+from functools import partial
 from typing import cast
 
 import msgspec
 
+from corral.supervisor.workers.supervision.line import UNSETTLED
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract import codec
+from corral.worker.contract.channel import begun
 from corral.worker.contract.errors import CorralError, InvalidParams, NotFound, ResourceLimitExceeded
 from corral.worker.contract.jsonrpc import MAX_MESSAGE_BYTES
 from corral.worker.contract.names import tenant_of
@@ -30,6 +34,36 @@ ANSWER_BYTES = MAX_MESSAGE_BYTES - 1024 * 1024
 _FIELDS = TaskParams.__struct_fields__
 
 
+class Children:
+    """Holds what a request has submitted, by number: in the note of the request, where another program finds it."""
+
+    def __init__(self, note: dict[str, object]) -> None:
+        self._note = note
+        self.ids = dict(codec.as_object(note.get("tasks")) or {})
+        self.records = dict(codec.as_object(note.get("records")) or {})
+        """What is answered for those that have ended."""
+
+    async def submitted(self, number: int, submit: Callable[[], Awaitable[Task]]) -> Task:
+        """Returns a task when it is accepted, and notes it."""
+        self._settle(+1)
+        try:
+            task = await submit()
+        finally:
+            self._settle(-1)
+        self.ids[str(number)] = task.id
+        self._note["tasks"] = self.ids
+        return task
+
+    def note_end(self, number: int, record: object) -> None:
+        """Notes what is answered for a task."""
+        self.records[str(number)] = record
+        self._note["records"] = self.records
+
+    def _settle(self, step: int) -> None:
+        count = self._note.get(UNSETTLED)
+        self._note[UNSETTLED] = step + (count if isinstance(count, int) else 0)
+
+
 class Delegation:
     """Runs one request of a worker to delegate."""
 
@@ -43,7 +77,8 @@ class Delegation:
         self._tasks = tasks
         self._tenant = tenant_of(supervisor.spec.name)
         self._entry = tasks.accounting.task_of(supervisor, task)
-        self._room = ANSWER_BYTES
+        self._children = Children(begun())
+        self._room = ANSWER_BYTES - sum(len(codec.encode(each)) for each in self._children.records.values())
 
     @property
     def _parent(self) -> Task | None:
@@ -53,16 +88,20 @@ class Delegation:
         """Returns the record of the child when it has ended."""
         params = TaskParams(**{name: getattr(asked, name) for name in _FIELDS})
         if not asked.wait:
-            return msgspec.to_builtins(await self._submitted(params))
-        return msgspec.to_builtins(await self._ended(params))
+            return msgspec.to_builtins(await self._child(0, params))
+        if (known := self._children.records.get("0")) is not None:
+            return known
+        record = msgspec.to_builtins(await self._ended(0, params))
+        self._children.note_end(0, record)
+        return record
 
     async def all(self, asked: DelegateAllParams) -> dict[str, object]:
         """Returns `{"results": […]}` in the order of the tasks: each the record, or `{"error": …}` where none was accepted."""
-        parent = self._parent
-        if parent is not None:
+        parent, children = self._parent, self._children
+        if parent is not None and not children.ids:
             self._tasks.accounting.check_may_delegate(parent, len(asked.tasks))
-        results: list[object] = [None] * len(asked.tasks)
-        left = iter(enumerate(asked.tasks))
+        results = [children.records.get(str(number)) for number in range(len(asked.tasks))]
+        left = iter([(number, task) for number, task in enumerate(asked.tasks) if results[number] is None])
         at_once = min(asked.max_parallel or len(asked.tasks), len(asked.tasks))
         async with asyncio.TaskGroup() as group:
             for _ in range(at_once):
@@ -72,7 +111,7 @@ class Delegation:
     async def _work_off(self, left: Iterator[tuple[int, TaskParams]], results: list[object]) -> None:
         for index, params in left:
             try:
-                task = await self._ended(params)
+                task = await self._ended(index, params)
                 record = cast("dict[str, object]", msgspec.to_builtins(task))  # a Struct's fields have names
                 size = len(codec.encode(record))
                 if size > self._room:
@@ -84,6 +123,14 @@ class Delegation:
                 results[index] = record
             except CorralError as error:
                 results[index] = {"error": error.to_record()}
+            self._children.note_end(index, results[index])
+
+    async def _child(self, number: int, params: TaskParams) -> Task:
+        """Returns a task that is submitted now, or was by another program of this daemon."""
+        known = self._children.ids.get(str(number))
+        if known is None:
+            return await self._children.submitted(number, partial(self._submitted, params))
+        return await self._tasks.show(str(known))
 
     async def _submitted(self, params: TaskParams) -> Task:
         try:
@@ -96,8 +143,8 @@ class Delegation:
             raise NotFound(f'{error.message}; did you mean "{near[0]}"?', **{**error.data, "near": near}) from error
         return child
 
-    async def _ended(self, params: TaskParams) -> Task:
-        child = await self._submitted(params)
+    async def _ended(self, number: int, params: TaskParams) -> Task:
+        child = await self._child(number, params)
         entry = self._entry
         if entry is not None and child.parent != entry.task.id:
             return await self._others(child, entry)

@@ -29,6 +29,7 @@ from corral.supervisor.records.telemetry.tracing import Tracing
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
 from corral.worker.contract import codec
 from corral.worker.contract.approvals import QUESTION_CHARS, AskParams
+from corral.worker.contract.channel import begun
 from corral.worker.contract.errors import CorralError, MethodNotFound, NotFound, PermissionDenied, ToolFailed
 from corral.worker.contract.mcp_info import FIND_TOOL
 from corral.worker.contract.names import tenant_of
@@ -240,7 +241,8 @@ class ToolCalls:
                 **{"tool": call.name, "task": entry.task.id, "step": step.name, "reason": "unknown-end"},
             )
         steps, max_bytes = self._tasks.steps, supervisor.spec.tasks.max_step_bytes
-        await steps.begin_call(entry.task, step)
+        if not begun():
+            await steps.begin_call(entry.task, step)
         at, began = time.time(), time.monotonic()
         ended = StepParams(entry.task.id, step.number, step.name, "tool", at)
         try:
@@ -267,7 +269,8 @@ class ToolCalls:
     ) -> dict[str, object]:
         """Returns MCP's result of a call of an exposed agent from a worker's tree: it is delegated by the worker's task."""
         entries = self._entries(supervisor, task)
-        self._charge(entries, ToolCall(name, self._who(supervisor), supervisor))
+        if not begun():  # else another program of the daemon has counted it
+            self._charge(entries, ToolCall(name, self._who(supervisor), supervisor))
         for each in _lists(entries):
             access = access if each is None else Access(tuple(each), within=access)
         receiver = exposed.receiver_of(self._agents.registry, name, access.view)

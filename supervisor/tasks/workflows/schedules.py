@@ -90,6 +90,18 @@ class Schedules:
         """Those that were added at run time, and whose names the configuration file has, too."""
         self._cancelling: set[asyncio.Task[Task]] = set()
         self._changed = asyncio.Event()
+        self._released = asyncio.Event()
+        self._released.set()
+        self.is_busy = False
+        """Runs are being submitted, or their ends noted."""
+
+    def hold(self) -> None:
+        """Submits nothing more, until `release`."""
+        self._released.clear()
+
+    def release(self) -> None:
+        """Submits again."""
+        self._released.set()
 
     async def load(self) -> None:
         """Loads the schedules of an earlier daemon and of the file, which go on where they stood; an unreadable one does not run."""
@@ -172,9 +184,14 @@ class Schedules:
         """Submits tasks when they are due, until it is cancelled."""
         loop = asyncio.get_running_loop()
         while True:
+            await self._released.wait()
             self._changed.clear()
-            await self._note_ends()
-            await self._turn(self._clock(), loop.time())
+            self.is_busy = True
+            try:
+                await self._note_ends()
+                await self._turn(self._clock(), loop.time())
+            finally:
+                self.is_busy = False
             now = self._clock()
             waits_s = LOOK_S
             for entry in self._entries.values():

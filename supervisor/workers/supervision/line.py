@@ -18,7 +18,7 @@ from corral.mcp.upstream.session import Listener, Session, SessionHandover, Term
 from corral.supervisor.config.spec.probe_spec import WORKER_RECOVERY, Check, Readiness
 from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.records.logs.capture import LogStream, StreamHandover
-from corral.worker.contract.channel import Channel, ChannelHandover
+from corral.worker.contract.channel import NO_NOTES, Channel, ChannelHandover, Notes
 from corral.worker.contract.errors import CorralError, InvalidParams
 from corral.worker.contract.jsonrpc import Foreign, Id, Notification, Peer, Request
 from corral.worker.contract.misfit import misfit_of
@@ -103,7 +103,7 @@ class Hooks(Protocol):
 class LineHandover(msgspec.Struct, frozen=True, kw_only=True):
     """Holds what the next program goes on from: stdout and stdin of the worker, the connection, and what it announced.
 
-    `rest` is of what it prints that is no message, `session` of an MCP server.
+    `rest` is of what it prints that is no message, `session` of an MCP server, and `begun` is noted of its requests.
     """
 
     fds: tuple[int, int]
@@ -112,6 +112,7 @@ class LineHandover(msgspec.Struct, frozen=True, kw_only=True):
     checks: tuple[Check, ...]
     rest: StreamHandover
     session: SessionHandover | None = None
+    begun: Notes = NO_NOTES
 
 
 class Line(Protocol):
@@ -148,15 +149,19 @@ CARRIED = "task/run"
 """The method whose requests in flight go on with the next program."""
 
 
-READS = frozenset({"tools/list", "task/parts", "memory/get", "memory/search"})
-"""Requests of a worker that change nothing: another program of the daemon serves them anew."""
+ANEW = frozenset({"tools/list", "task/parts", "task/ask", "task/cancel", "step/list", "memory/get", "memory/search"})
+"""Requests of a worker that another program of the daemon serves anew: they change nothing, or nothing more the second time."""
 
 
-def _goes_on(request: Request) -> bool:
-    """Returns whether another program may serve a request of a worker anew: a task with the same key is found again."""
-    return request.method in READS or (
-        request.method == "task/delegate" and bool(request.params.get("idempotency_key"))
-    )
+UNSETTLED = "unsettled"
+"""Key of what is noted of a request: number of beginnings of which it is not known yet what they have begun."""
+
+
+def goes_on(request: Request, begun: Mapping[str, object] | None) -> bool:
+    """Returns whether another program may serve a request of a worker anew; `begun` is noted of it."""
+    if request.method in ANEW or (request.method == "task/delegate" and request.params.get("idempotency_key")):
+        return True  # a task with the same key is found again
+    return begun is not None and not begun.get(UNSETTLED)
 
 
 class CorralLine:
@@ -236,7 +241,8 @@ class CorralLine:
             return f'worker "{name}" is ending'
         if not channel.is_drained:
             return f'worker "{name}" does not read'
-        methods = [request.method for request in channel.requests if not _goes_on(request)]
+        notes = channel.notes
+        methods = [request.method for request in channel.requests if not goes_on(request, notes.get(request.id))]
         methods += [method for method in channel.peer.asked if method != CARRIED]
         return f'"{methods[0]}" of worker "{name}" is under way' if methods else ""
 
@@ -246,7 +252,12 @@ class CorralLine:
             return None
         fds, rest = (child.stdout_fd, child.stdin_fd), self._hooks.printed.hand_over()
         return LineHandover(
-            fds=fds, channel=self.channel.hand_over(), announced=self.announced, checks=self.checks, rest=rest
+            fds=fds,
+            channel=self.channel.hand_over(),
+            announced=self.announced,
+            checks=self.checks,
+            rest=rest,
+            begun=self.channel.notes,
         )
 
     async def take_up(self, left: LineHandover) -> None:
@@ -255,12 +266,17 @@ class CorralLine:
         self.announced, self.checks, self._is_first = left.announced, left.checks, False
         await self._connect(*left.fds, is_held=True)
         assert self.channel is not None, "it is connected"
-        self.answers = self.channel.take_up(left.channel)
+        self.answers = self.channel.take_up(left.channel, left.begun)
 
     def hold(self) -> None:
         """Reads no more messages, until `release`."""
         if self.channel is not None:
             self.channel.hold()
+
+    def leave(self) -> None:
+        """Writes nothing more: the next program does."""
+        if self.channel is not None:
+            self.channel.leave()
 
     def release(self) -> None:
         """Reads messages again."""
@@ -373,6 +389,10 @@ class McpLine:
     def hold(self) -> None:
         """Reads no more messages, until `release`."""
         self.session.hold()
+
+    def leave(self) -> None:
+        """Writes nothing more: the next program does."""
+        self.session.leave()
 
     def release(self) -> None:
         """Reads messages again."""

@@ -285,6 +285,13 @@ class WorkerSupervisor:
         if self.life is not None and isinstance(self.life.line, CorralLine | McpLine):
             self.life.line.release()
 
+    def leave(self) -> None:
+        """Sends nothing more to the worker and decides nothing more: the next program does."""
+        if self.life is not None and isinstance(self.life.line, CorralLine | McpLine):
+            self.life.line.leave()
+        if self._timer is not None:
+            self._timer.cancel()
+
     async def take_up(self, left: WorkerHandover) -> None:
         """Goes on from what the program before has left; `resume` follows."""
         self.worker = convert({**left.worker, "spec": self.spec}, Worker)

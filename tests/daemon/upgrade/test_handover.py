@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from corral.supervisor.daemon.upgrade import handover
 from corral.supervisor.daemon.upgrade.handover import LAYOUT, Handover
@@ -36,6 +37,18 @@ def test_a_handover_of_an_earlier_version_is_read(path: Path) -> None:
         "3-4",
     )
     assert handover.decode(handover.encode(found)) == found
+
+
+def test_what_was_begun_for_requests_is_handed_over() -> None:
+    known = handover.decode(b64decode(KEPT[0].read_text()))
+    agent = known.agents["counts"]
+    line = agent.workers[0].line
+    assert line is not None
+    assert line.begun == {}
+    noted = replace(line, begun={"a-1": {"tasks": {"0": "t2"}}, 7: {"unsettled": 0}})
+    agents = {"counts": replace(agent, workers=(replace(agent.workers[0], line=noted),))}
+    found = handover.decode(handover.encode(replace(known, agents=agents)))
+    assert found.agents == agents
 
 
 def test_what_a_later_version_adds_is_ignored() -> None:

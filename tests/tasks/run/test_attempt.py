@@ -62,6 +62,23 @@ async def test_alarms_that_are_called_off_are_not_kept() -> None:
     alarms.close()
 
 
+@on_loop
+async def test_an_alarm_that_comes_while_they_are_held_rings_at_the_release() -> None:
+    loop, alarms = asyncio.get_running_loop(), Alarms()
+    before, meanwhile, begun = loop.create_future(), loop.create_future(), loop.time()
+    alarms.set(begun + 0.001, before)
+    alarms.hold()
+    alarms.set(loop.time() - 1.0, meanwhile)
+    while loop.time() < begun + 0.01:
+        await asyncio.sleep(0)
+    assert not before.done()
+    assert not meanwhile.done()
+    alarms.release()
+    async with asyncio.timeout(BOUND_S):
+        assert (await before, await meanwhile) == (False, False)
+    alarms.close()
+
+
 class Heard:
     """A caller who writes down what he is told."""
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 import uvloop
 
-from corral.worker.contract.channel import Channel
+from corral.worker.contract.channel import Channel, begun
 from corral.worker.contract.errors import (
     Cancelled,
     Conflict,
@@ -26,7 +26,7 @@ from corral.worker.contract.errors import (
     Unreachable,
     WorkerFailed,
 )
-from corral.worker.contract.jsonrpc import Foreign, Notification, Peer, Request
+from corral.worker.contract.jsonrpc import Foreign, Notification, Peer, PeerHandover, Request
 
 pytestmark = pytest.mark.shell
 
@@ -884,5 +884,52 @@ def test_an_eager_channel_answers_before_the_loop_goes_on(run: Runner) -> None:
         assert (await raw.message())["id"] == 3
         channel.close()
         raw.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("kind", ["pipes", "sockets"])
+def test_what_is_noted_of_a_request_is_found_by_the_program_that_serves_it_anew(
+    run: Callable[[Test], None], kind: str
+) -> None:
+    async def test() -> None:
+        noted, found, may_end = asyncio.Event(), list[object](), asyncio.Event()
+
+        async def begin(_: Request) -> object:
+            begun()["task"] = "t1"
+            noted.set()
+            await may_end.wait()
+            return "of the program before"
+
+        async def go_on(_: Request) -> object:
+            found.append(dict(begun()))
+            return "of the next program"
+
+        first, second, asker = (Ends().channel(on_request=each) for each in (begin, go_on, echo))
+        await join(kind, first, asker)
+        answer = asyncio.ensure_future(asker.request("ask", {}, timeout_s=None))
+        await noted.wait()
+        first.hold()
+        left, notes = first.hand_over(), dict(first.notes)
+        assert notes == {1: {"task": "t1"}}
+        first.leave()
+        may_end.set()
+        while first.notes:
+            await asyncio.sleep(0)
+        other = Ends().channel()
+        await join(kind, second, other)
+        other.peer.take_up(
+            PeerHandover(1, b"", False, 0, False, False, 0, {1: ("ask", None)}, ()),
+            {1: (ours := asyncio.get_running_loop().create_future())},
+        )
+        second.take_up(left, notes)
+        assert await ours == "of the next program"
+        assert found == [{"task": "t1"}]
+        assert not answer.done(), "a program that has left answers nothing"
+        assert begun() == {}, "nothing is served here"
+        for each in (first, second, asker, other):
+            each.close()
+        with pytest.raises(WorkerFailed):
+            await answer
 
     run(test)
