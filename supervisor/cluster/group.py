@@ -41,5 +41,5 @@ def make_cluster(
     node = ClusterNode(joining, token, workers, agents, tasks)
     workers.checkpoints.carry_by(node.carried)
     agents.memory.key_values.carry_by(node.carried)
-    tasks.cluster.join(node.runner, node.budgets, node.schedules)
+    tasks.cluster.join(node.runner, node.budgets, node.schedules, node.carried.steps)
     return node

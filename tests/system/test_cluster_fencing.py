@@ -46,7 +46,9 @@ def late_worker(cluster: Cluster, folder: Path, *others: int) -> int:
 
 
 @pytest.mark.parametrize("kind", ["nats", pytest.param("redis", marks=pytest.mark.long)])
-def test_late_checkpoints_memory_sessions_and_ends_are_refused_and_change_nothing(tmp_path: Path, kind: str) -> None:
+def test_late_checkpoints_memory_steps_sessions_and_ends_are_refused_and_change_nothing(
+    tmp_path: Path, kind: str
+) -> None:
     (folder := tmp_path / "work").mkdir()
     with cluster_of(tmp_path, kind, ["one", "two"], placed(folder)) as cluster:
         first = home_of(cluster)
@@ -66,7 +68,7 @@ def test_late_checkpoints_memory_sessions_and_ends_are_refused_and_change_nothin
             refused = cluster.until((folder / f"refused-{old}").exists) and (
                 folder / f"refused-{old}"
             ).read_text().split("\n")
-            assert refused == ["checkpoint Conflict", "memory Conflict"]
+            assert refused == ["checkpoint Conflict", "memory Conflict", "step Conflict"]
             events = cluster.until(lambda: node.call("event.list", types=["task.late"])["events"])
             assert {each["agent"] for each in events} == {"single"}
         cluster.until(lambda: not Path(f"/proc/{old}").exists())

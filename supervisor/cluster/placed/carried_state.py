@@ -1,4 +1,4 @@
-"""Carries what placed agents keep from node to node: checkpoints, sessions and values by key, each a key of the engine.
+"""Carries what placed agents keep from node to node: checkpoints, sessions and values by key, each a key of the engine, and `steps`.
 
 A write goes to the engine before it is acknowledged, with the fencing tokens of its writers: of a node that was replaced it is
 refused, and counted. Reads are from the store of the node, which takes over what the engine has when an agent starts there,
@@ -23,6 +23,7 @@ from corral.worker.contract.errors import Conflict, Timeout
 from ..engine.interface import Engine, Entry
 from ..state.state import decoded, encoded
 from ..state.view import PlacedNames
+from .carried_steps import CarriedSteps
 from .fences import Fences
 
 CARRIED = "carried"
@@ -61,6 +62,7 @@ class CarriedState:
     """Writes and reads what is carried."""
 
     def __init__(self, fences: Fences, placed: PlacedNames, bus: Bus, memory: Memory, checkpoints: Checkpoints) -> None:
+        self.steps = CarriedSteps(fences, bus)
         self._fences = fences
         self._is_placed = placed.has
         self._bus = bus

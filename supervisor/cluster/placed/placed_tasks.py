@@ -84,6 +84,7 @@ class PlacedTasks:
     ) -> None:
         self.is_placed = placed.has
         self._carried = carried
+        self.steps = carried.steps
         self._node = node
         self._view = view
         self._agents = agents
@@ -313,18 +314,24 @@ class PlacedTasks:
             stored = msgspec.json.decode(taken.payload, type=StoredTask)
             self._open.setdefault(stored.id, [])
             if await self._has_ended(engine, stored, taken.delivery):
-                await self._settle_done(engine, taken)
+                await self._settle_done(engine, taken, has_steps=taken.delivery > 1)
                 return
             if taken.delivery > 1:
                 await self._carried.take_task(engine, agent, stored.id)
-            ended = await self._in_session(agent, engine, stored, taken.delivery)
+            run = await self.steps.begin(engine, agent, stored.id, taken.delivery)
+            try:
+                ended = await self._in_session(agent, engine, stored, taken.delivery)
+            finally:
+                self.steps.finish(run)
             slots.release(taken)  # its worker is free
-            if epoch != self._placements.epoch or not self._holds_lease():
+            if run.is_late:
+                self._publish_late(agent, stored.id, "it was delivered again, and goes on there")
+            elif epoch != self._placements.epoch or not self._holds_lease():
                 if ended is not None:
                     self._publish_late(agent, stored.id, "this node has lost its lease meanwhile")
             elif ended is not None and (end := await self._kept(agent, engine, ended, epoch)) is not None:
-                await self._settle_done(engine, taken)
                 await self.ends.announce(engine, stored, end)
+                await self._settle_done(engine, taken, has_steps=bool(run.revisions))
             else:
                 await asyncio.sleep(AGAIN_S)
                 await engine.settle(taken, "again")
@@ -364,8 +371,10 @@ class PlacedTasks:
             return False
         return await self.ends.find(engine, stored.id) is not None or stored.id not in self._open
 
-    async def _settle_done(self, engine: Engine, taken: Taken) -> None:
-        """Removes a task that has ended from its queue, and the mark of one that was cancelled."""
+    async def _settle_done(self, engine: Engine, taken: Taken, *, has_steps: bool) -> None:
+        """Removes a task that has ended from its queue, and the mark of one that was cancelled; its steps go with its end."""
+        if has_steps:
+            await self.steps.expire(engine, taken.id)
         await engine.settle(taken, "done")
         if (revision := self._view.cancelled.get(taken.id)) is not None:
             with contextlib.suppress(CorralError):  # it ends by itself

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from corral.supervisor.api.table.handlers import Caller
 from corral.supervisor.api.table.scoping import tasks_in_scope
@@ -144,16 +145,21 @@ class TaskCalls:
             await asyncio.gather(ended, return_exceptions=True)
 
     async def _show(self, engine: Engine, asked: TaskShowParams, caller: Caller) -> object | None:
+        if self._tasks.runs(asked.task):
+            return None  # this node has it all
         found = await self._tasks.find(engine, asked.task)
-        if found is not None and found.state != "queued":
-            return found
-        if node := await self._runner(engine, asked.task):
-            params: dict[str, object] = {"task": asked.task, "calls": asked.calls}
-            with contextlib.suppress(CorralError):
-                return await self._forwarding.forward(
-                    engine, node, "task.show", params, caller, streams=False, is_direct=True
-                )
-        return found or await self._tasks.queued(engine, asked.task)
+        if found is None or found.state not in ENDED:
+            if node := await self._runner(engine, asked.task):
+                params: dict[str, object] = {"task": asked.task, "calls": asked.calls, "steps": asked.steps}
+                with contextlib.suppress(CorralError):
+                    return await self._forwarding.forward(
+                        engine, node, "task.show", params, caller, streams=False, is_direct=True
+                    )
+            found = await self._tasks.find(engine, asked.task) or await self._tasks.queued(engine, asked.task)
+        if found is not None and asked.steps:
+            kept = await self._tasks.steps.read(asked.task)
+            found = replace(found, steps=[*kept.whole, *kept.rest])
+        return found
 
     async def _cancel(self, engine: Engine, asked: TaskIdParams, caller: Caller) -> object | None:
         if node := await self._runner(engine, asked.task):

@@ -5,11 +5,11 @@ cluster. Each class here answers as without one, and the cluster's own is derive
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from corral.supervisor.records.events.bus import Event
 from corral.supervisor.tenants.quotas.spending import NO_COST, NO_TOKENS, Spending
-from corral.worker.contract.records import ScheduleRecord, Task
+from corral.worker.contract.records import ScheduleRecord, Task, TaskStep
 
 ON_ENGINE = "x"
 """The first character of the id of a task that the engine of a cluster keeps; those of a daemon alone are hexadecimal."""
@@ -47,6 +47,25 @@ class PlacedRunner:
     async def claim(self, schedule: str, agent: str, at: str, *, may_overlap: bool) -> Claim:
         """Returns what this node does about a run of a schedule: submit its task, ask again, or skip it."""
         return "run"
+
+
+class KeptSteps(NamedTuple):
+    """Holds steps of a task in their order: those whose results fit into one message, and the rest."""
+
+    whole: list[TaskStep]
+    rest: list[TaskStep]
+
+
+class EngineSteps:
+    """Keeps the steps of tasks on the engine of a cluster, for whichever node goes on with them; without one there are no such tasks."""
+
+    async def keep(self, task: Task, step: TaskStep) -> None:
+        """Keeps a step; the engine has it when this returns."""
+        raise AssertionError(f"{task.id} is on no engine")
+
+    async def read(self, task_id: str, after: int = 0) -> KeptSteps:
+        """Returns the steps of a task after a number."""
+        raise AssertionError(f"{task_id} is on no engine")
 
 
 class Elsewhere:
@@ -95,8 +114,9 @@ class Cluster:
         self.runner = PlacedRunner()
         self.elsewhere = Elsewhere()
         self.schedules = SharedSchedules()
+        self.steps = EngineSteps()
 
-    def join(self, runner: PlacedRunner, elsewhere: Elsewhere, schedules: SharedSchedules) -> None:
+    def join(self, runner: PlacedRunner, elsewhere: Elsewhere, schedules: SharedSchedules, steps: EngineSteps) -> None:
         """Asks a cluster from now on; before anything is loaded."""
         self.is_joined = True
-        self.runner, self.elsewhere, self.schedules = runner, elsewhere, schedules
+        self.runner, self.elsewhere, self.schedules, self.steps = runner, elsewhere, schedules, steps

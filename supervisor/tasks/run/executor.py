@@ -49,6 +49,7 @@ from .attempt import (
     state_of,
 )
 from .backlog import Backlog, Entry
+from .cluster import is_on_engine
 from .endings import Endings
 from .record_writer import REASON_CHARS, RETRY_AFTER_S, RecordWriter
 from .task_rules import Attempted, TaskRules, retries, retry_delay_s
@@ -303,7 +304,7 @@ class Executor:
     async def _kept_steps(self, entry: Entry, attempt: Attempt) -> dict[str, object]:
         """Returns the `steps` of the params of `task/run`: what an earlier beginning of the task has done."""
         task = entry.task
-        if not task.durable or not (attempt.is_again or task.retry_of):
+        if not (task.durable or is_on_engine(task.id)) or not (attempt.is_again or task.retry_of):
             return {}
         found = await self._writer.steps.page(task)
         order = attempt.supervisor.worker.spec.tasks.step_order

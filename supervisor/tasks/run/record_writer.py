@@ -115,7 +115,7 @@ class RecordWriter:
     ) -> None:
         self.backlog = backlog
         self.records = Records(store, self._note_corrupted)
-        self.steps = Steps(store)
+        self.steps = Steps(store, cluster)
         self.volatile = Volatile()
         self.counts: dict[str, int] = {"succeeded": 0, "failed": 0, "cancelled": 0, "timeout": 0}
         self._store = store

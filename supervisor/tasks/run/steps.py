@@ -2,7 +2,7 @@
 
 A step that has ended is never run again at a later beginning of its task. One that failed is; its `tries` are counted,
 since a task that it delegated is another one then. Of a tool call the beginning is kept, too: one without an end may have
-been made. A task that is not durable keeps no steps.
+been made. The steps of a task of a placed agent are on the engine of its cluster. Of the others, one that is not durable keeps none.
 """
 
 import time
@@ -17,6 +17,8 @@ from corral.worker.contract import codec
 from corral.worker.contract.errors import Corrupted, ResourceLimitExceeded
 from corral.worker.contract.records import StepState, Task, TaskStep
 from corral.worker.contract.worker_messages import CallStep, StepParams
+
+from .cluster import Cluster, is_on_engine
 
 PAGE_BYTES = 1024 * 1024
 """Bytes of the results that one message has; the worker asks for the rest when it comes to it."""
@@ -45,8 +47,9 @@ _INHERIT = (
 class Steps:
     """Reads and writes the steps of one daemon's tasks."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, cluster: Cluster) -> None:
         self._store = store
+        self._cluster = cluster
         self._batches = Batches(store)
 
     async def put(self, task: Task, ended: StepParams, max_bytes: int) -> None:
@@ -70,10 +73,12 @@ class Steps:
         await self._save(task, (call.number, call.name, "running", "tool", time.time(), None), None, None)
 
     async def _save(self, task: Task, row: Row, error: str | None, result: bytes | None) -> None:
-        if task.durable:
-            checksum = None if result is None else zlib.crc32(result)
-            tries = int(error is not None)
-            await self._batches.write(_SAVE, (task.id, *row, task.delivery, tries, error, result, checksum))
+        checksum = None if result is None else zlib.crc32(result)
+        row = (*row, task.delivery, int(error is not None), error, result, checksum)
+        if is_on_engine(task.id):
+            await self._cluster.steps.keep(task, _step(task.id, row))
+        elif task.durable:
+            await self._batches.write(_SAVE, (task.id, *row))
 
     async def of(self, task: Task, after: int = 0) -> list[TaskStep]:
         """Returns the steps of a task after a number, with their results, as many as fit into one message.
@@ -93,9 +98,15 @@ class Steps:
 
     async def page(self, task: Task, after: int = 0) -> dict[str, object]:
         """Returns the steps after a number as a worker takes them: `{"kept": […], "more": bool}`."""
-        found = await self.of(task, after)
-        last = found[-1].number if found else after
-        more = await self._store.read("SELECT 1 FROM task_step WHERE task = ? AND number > ? LIMIT 1", (task.id, last))
+        more: object
+        if is_on_engine(task.id):
+            found, more = await self._cluster.steps.read(task.id, after)
+        else:
+            found = await self.of(task, after)
+            last = found[-1].number if found else after
+            more = await self._store.read(
+                "SELECT 1 FROM task_step WHERE task = ? AND number > ? LIMIT 1", (task.id, last)
+            )
         kept = [
             {"number": s.number, "name": s.name, "state": s.state, "tries": s.tries, "result": s.result} for s in found
         ]
@@ -103,6 +114,9 @@ class Steps:
 
     async def all(self, task: Task) -> list[TaskStep]:
         """Returns the steps of a task, without the results beyond those of one message."""
+        if is_on_engine(task.id):
+            kept = await self._cluster.steps.read(task.id)
+            return [*kept.whole, *kept.rest]
         found = await self.of(task)
         after = found[-1].number if found else 0
         while rows := await self._store.read(_READ, (task.id, after, PAGE_ROWS)):

@@ -36,6 +36,9 @@ async def handle(task: Task) -> object:
         await asyncio.Event().wait()
     if task.objective == "late":
         return await late(task, folder)
+    if task.objective == "steps":
+        paid = [await task.step("pay", pay, folder, number) for number in range(int(str(task.input)))]
+        return sum(paid)
     if task.objective == "note":
         with (folder / "order").open("a") as order:
             order.write(f"{task.input}\n")
@@ -44,6 +47,14 @@ async def handle(task: Task) -> object:
     if task.objective == "fail":
         raise ValueError("it cannot")
     return {"input": task.input, "worker": task.worker}
+
+
+async def pay(folder: Path, number: int) -> int:
+    """Notes that a step was done, and takes its time."""
+    with (folder / "paid").open("a") as paid:
+        paid.write(f"{number}\n")
+    await asyncio.sleep(0.02)
+    return number
 
 
 async def late(task: Task, folder: Path) -> object:
@@ -56,6 +67,7 @@ async def late(task: Task, folder: Path) -> object:
     for name, write in (
         ("checkpoint", lambda: task.save_checkpoint({"by": own})),
         ("memory", lambda: task.remember("by", own)),
+        ("step", lambda: task.step("own", lambda: own)),
     ):
         try:
             await write()

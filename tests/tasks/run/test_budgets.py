@@ -191,7 +191,7 @@ async def test_what_other_nodes_have_used_counts_until_it_is_past(tmp_path: Path
     async with agent_with_budget(tmp_path) as scene:
         budgets = await scene.budgets()
         elsewhere = Elsewhere(scene.now)
-        scene.cluster.join(scene.cluster.runner, elsewhere, scene.cluster.schedules)
+        scene.cluster.join(scene.cluster.runner, elsewhere, scene.cluster.schedules, scene.cluster.steps)
         assert budgets.used("a") == (30, 60)
         budgets.charge("a", 5, 39)
         assert elsewhere.told == ["a"]
