@@ -37,6 +37,7 @@ _MODULES = (
     ("tasks.bench", "bench"),
     ("tasks.task", "tasks task"),
     ("tasks.approval", "approvals"),
+    ("tasks.inbox", "inbox"),
     ("tasks.team", "team workflow"),
     ("tasks.schedule", "schedules schedule"),
     ("packages.package", "package deploy deployments"),

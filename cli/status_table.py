@@ -20,6 +20,8 @@ def print_status(session: Session, found: Mapping[str, object], *, all_of_it: bo
     """Prints the result of `daemon.status`; the counts of tasks only with `all_of_it`."""
     entries = inners(found, "agents") + inners(found, "mcp_servers")
     groups = inners(found, "teams") + inners(found, "workflows")
+    if needs := int(number(inner(found, "daemon"), "needs_you") or 0):
+        session.print(session.styled(f"needs you: {needs} (corral inbox)", "bold"))
     session.print(_daemon_line(session, inner(found, "daemon")))
     if not entries and (all_of_it or not groups):
         session.print('nothing to run: "corral add NAME -- COMMAND", or agents in the configuration')

@@ -92,6 +92,8 @@ def _totals(snapshot: Snapshot, width: int, now: float) -> Line:
         f"{word(process, 'active', '-')} proc {render.size(number(process, 'memory_bytes'))}",
         "tasks " + " ".join(f"{word(tasks, key, '-')} {name}" for key, name in counts),
     ]
+    if needs := int(number(daemon, "needs_you") or 0):
+        parts.insert(0, f"needs you: {needs}")
     if daemon.get("draining"):
         parts.insert(1, "draining")
     if degraded := render.items(daemon, "degraded"):

@@ -66,7 +66,8 @@ def show(session: Session, number: int) -> None:
         session.print_foreign(render.output_text(found["detail"]))
 
 
-def _answer(session: Session, numbers: Iterable[int], answer: str | None) -> None:
+def give_answer(session: Session, numbers: Iterable[int], answer: str | None) -> None:
+    """Answers questions alike, and prints what was answered."""
     for number in numbers:
         found = session.call("approval.answer", {"approval": number, "answer": answer})
         if session.json:
@@ -81,7 +82,7 @@ def _answer(session: Session, numbers: Iterable[int], answer: str | None) -> Non
 
 def _verb(name: str, answer: str | None, text: str) -> None:
     def act(session: Session, numbers: tuple[int, ...]) -> None:
-        _answer(session, numbers, answer)
+        give_answer(session, numbers, answer)
 
     ids = click.argument("numbers", metavar="ID…", nargs=-1, required=True, type=click.IntRange(1))
     approvals.define(name, help=text)(ids(act))
@@ -105,4 +106,4 @@ def answer(session: Session, number: int, answer: str) -> None:
 
     A question without options takes any text.
     """
-    _answer(session, (number,), answer)
+    give_answer(session, (number,), answer)

@@ -453,7 +453,7 @@ export interface DaemonFound {
  * `log_lost` counts entries of its own log, `journal_lost` lines of workers that are in the files and not
  * in the system's journal. `http` is the address where MCP is served over HTTP. `upgrades` counts how often another
  * program took the place of the one before, without an end. `cluster_problem` says why "cluster" is `degraded`: what the engine
- * does not do, or which other daemon has the name of this node, since when and where.
+ * does not do, or which other daemon has the name of this node, since when and where. `needs_you` counts what waits for a person in the inbox.
  */
 export interface DaemonStatus {
   pid: number;
@@ -474,6 +474,7 @@ export interface DaemonStatus {
   http?: string | null;
   upgrades?: number;
   cluster_problem?: string;
+  needs_you?: number;
 }
 
 /**
@@ -760,6 +761,48 @@ export interface Imported {
   workflows: Array<string>;
   schedules: Array<string>;
   failures: Record<string, ErrorSchema>;
+}
+
+/**
+ * Represents what waits for a person. `text` is the question, the error, or the objective of a task that succeeded.
+ *
+ * `approval` is the number of a question, with the answers that are permitted, `options`. One that was `seen` is
+ * listed for as long as it is needed.
+ */
+export interface InboxItem {
+  id: string;
+  kind: "budget" | "done" | "failed" | "gave-up" | "question";
+  at: string;
+  agent: string;
+  worker?: string | null;
+  task?: string | null;
+  text: string;
+  approval?: number | null;
+  options?: Array<string>;
+  expires_at?: string | null;
+  seen?: boolean;
+}
+
+/**
+ * Lists items, the newest need first: questions, other needs, good ends. `needs_you` counts all but good ends and what was seen.
+ *
+ * `more` says whether there are others beyond the limit.
+ */
+export interface InboxItems {
+  items: Array<InboxItem>;
+  needs_you: number;
+  more?: boolean;
+}
+
+/** Represents the result of `inbox.seen`: the ids. */
+export interface InboxSeen {
+  seen: Array<string>;
+}
+
+/** Names items by their ids, or with `all` takes all. */
+export interface InboxSeenParams {
+  items?: Array<string>;
+  all?: boolean;
 }
 
 /** Represents the range of the number of workers of an agent. */
@@ -3084,6 +3127,16 @@ export class Corral extends Connection {
   /** Adds agents, servers, teams, workflows and schedules, all or none; `failures` has the agents that did not start. */
   importTables(args: ImportParams = {}, options?: RequestOptions): Promise<Imported> {
     return this.request("POST", "/api/v1/import", [], args, options) as Promise<Imported>;
+  }
+
+  /** Lists what waits for a person, the newest need first: open questions, workers that gave up, tasks that nobody waited for. */
+  listInbox(args: { agent?: string; limit?: number } = {}, options?: RequestOptions): Promise<InboxItems> {
+    return this.request("GET", "/api/v1/inbox", ["agent","limit"], args, options) as Promise<InboxItems>;
+  }
+
+  /** Marks items of the inbox as seen; questions stay in it until they are answered. */
+  markInboxSeen(args: InboxSeenParams = {}, options?: RequestOptions): Promise<InboxSeen> {
+    return this.request("POST", "/api/v1/inbox/seen", [], args, options) as Promise<InboxSeen>;
   }
 
   /** Sets the log level of the daemon, until a reload or its end; `daemon.status` shows it. */

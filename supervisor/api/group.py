@@ -40,7 +40,7 @@ from .table.table import Admission, CallAudit, Control
 from .task_methods.report import ReportMethods
 from .task_methods.schedule import ScheduleMethods
 from .task_methods.state import CheckpointMethods, MemoryMethods
-from .task_methods.task import ApprovalMethods, TaskMethods
+from .task_methods.task import ApprovalMethods, InboxMethods, TaskMethods
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def make_api(groups: Served, daemon: DaemonFacts) -> ApiGroup:
     """Makes the method table, and what serves its methods."""
     records, tenants, tasks, figures = groups.records, groups.tenants, groups.tasks, groups.figures
     agents, registry, audit = groups.agents.agents, groups.agents.agents.registry, records.audit
-    status = StatusReport(records, groups.workers, agents, tasks.tasks, groups.agents.pool, figures.statistics, daemon)
+    status = StatusReport(records, groups.workers, agents, tasks, groups.agents.pool, figures.statistics, daemon)
     inventory = Inventory(
         registry, tasks.tasks, groups.workers.checkpoints, tasks.schedules, tasks.approvals, groups.agents.deployments
     )
@@ -158,6 +158,7 @@ def _of_tasks(groups: Served) -> list[object]:
     lines = TaskLines(bus, history, logs, groups.workers.shared.task_moments)
     return [
         ApprovalMethods(groups.tasks.approvals),
+        InboxMethods(groups.tasks.inbox),
         CheckpointMethods(agents, groups.agents.hibernation, groups.workers.checkpoints),
         LogMethods(agents, tasks, logs, lines),
         MemoryMethods(
@@ -188,6 +189,7 @@ def _of_daemon(groups: Served, status: StatusReport, daemon: DaemonFacts) -> lis
         groups.workers.shared.incarnations.forget,
         groups.figures.metrics.forget,
         groups.models.ledger.forget,
+        groups.tasks.inbox.forget,
     ]
     cache, feed = _follow_status(groups, status)
     return [

@@ -9,6 +9,7 @@ from corral.supervisor.tenants.group import TenantsGroup
 from corral.supervisor.workers.group import WorkersGroup
 from corral.worker.contract.records import TaskKind
 
+from .attention.inbox import Inbox
 from .run.accounting import Accounting
 from .run.admission import Admission
 from .run.backlog import Backlog
@@ -49,6 +50,7 @@ class TasksGroup:
     recovery: Recovery
     cluster: Cluster
     approvals: Approvals
+    inbox: Inbox
     call_rates: CallRates
     call_records: CallRecords
     tool_calls: ToolCalls
@@ -90,6 +92,9 @@ def make_tasks(records: RecordsGroup, workers: WorkersGroup, tenants: TenantsGro
 
     approvals = Approvals(store, bus)
     writer.subscribe(approvals)
+    inbox = Inbox(store, bus, gathered, approvals)
+    writer.subscribe_to_ends(inbox.task_ended)
+    workers.changes.subscribe(inbox.worker_changed)
     call_rates = CallRates(bus)
     call_records = CallRecords(bus, running.registry, records.audit, CallHistory(store))
     tool_calls = ToolCalls(running, tasks, agents.pool, call_rates, call_records, approvals, tracing)
@@ -113,5 +118,5 @@ def make_tasks(records: RecordsGroup, workers: WorkersGroup, tenants: TenantsGro
     records.in_force.subscribe(schedules.follow)
     return TasksGroup(
         *(tasks, backlog, writer, accounting, budgets, routing, dispatcher, jobs, meters, recovery, cluster),
-        *(approvals, call_rates, call_records, tool_calls, schedules, Successes(store, running), pubsub),
+        *(approvals, inbox, call_rates, call_records, tool_calls, schedules, Successes(store, running), pubsub),
     )

@@ -243,7 +243,7 @@ class TaskHarness:
         set_of_agents.registry = set_of_agents
         shared = SimpleNamespace(
             store=store,
-            bus=SimpleNamespace(publish=self._publish, has_subscribers=_always),
+            bus=SimpleNamespace(publish=self._publish, has_subscribers=_always, subscribe=_nothing),
             checkpoints=SimpleNamespace(of_task=_no_checkpoint),
         )
         self.running_set = set_of_agents
@@ -256,7 +256,11 @@ class TaskHarness:
             store=store, bus=bus, audit=None, gathered=Gathered(store), tracing=Tracing(), in_force=following
         )
         workers = SimpleNamespace(
-            limits=hears, checkpoints=shared.checkpoints, requests=Requests(), task_failures=ForgetfulSessions()
+            limits=hears,
+            changes=hears,
+            checkpoints=shared.checkpoints,
+            requests=Requests(),
+            task_failures=ForgetfulSessions(),
         )
         tenants = SimpleNamespace(turns=CallTurns(self.loop), task_limits=no_tenants(store, bus), tenants=hears)
         agents = SimpleNamespace(
@@ -422,7 +426,7 @@ async def task_harness(
         await store.close()
 
 
-def _nothing(*_: object) -> None:
+def _nothing(*_: object, **_named: object) -> None:
     pass
 
 

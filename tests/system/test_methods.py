@@ -221,6 +221,8 @@ def _approvals(call: Calls, daemon: DaemonProcess) -> None:
         task = call("task.submit", agent="asks", objective="Go on?")["id"]
         number = next(client.notifications()) and call("approval.list", task=task)["approvals"][0]["id"]
     call("approval.show", approval=number)
+    question = call("inbox.list", agent="asks")["items"][0]
+    call("inbox.seen", items=[question["id"]])
     call("approval.answer", approval=number, answer="yes")
     call("task.wait", task=task)
 

@@ -16,7 +16,7 @@ from ..control.deployments import Deployment, Deployments, PackageRecord, Packag
 from ..control.logins import LoggedOut, Login, LoginStarted
 from ..control.metrics import MetricsHistory, MetricsLatest, MetricsTop
 from ..control.params import Addition
-from ..control.reports import Approvals, Costs, TaskLog
+from ..control.reports import Approvals, Costs, InboxItems, InboxSeen, TaskLog
 from ..control.revisions import RevisionDiff, Revisions, RevisionShown, RolledBack
 from ..control.tenants import TenantAdded, TenantChanged, TenantShown
 from ..methods import access, agent, daemon, deployment, events, mcp, state, task
@@ -349,6 +349,12 @@ class Methods:
 
     @declares(events.EVENT_TYPES)
     async def list_event_types(self, *, types: Sequence[str] | None = None) -> events.EventTypes: ...
+
+    @declares(task.INBOX_LIST)
+    async def list_inbox(self, *, agent: str | None = None, limit: int = 1000) -> InboxItems: ...
+
+    @declares(task.INBOX_SEEN)
+    async def mark_inbox_seen(self, *, items: Sequence[str] = (), all: bool = False) -> InboxSeen: ...
 
     @declares(events.LOG_READ)
     async def read_logs(

@@ -506,7 +506,7 @@ class DaemonStatus(Struct, frozen=True, kw_only=True):
     `log_lost` counts entries of its own log, `journal_lost` lines of workers that are in the files and not
     in the system's journal. `http` is the address where MCP is served over HTTP. `upgrades` counts how often another
     program took the place of the one before, without an end. `cluster_problem` says why "cluster" is `degraded`: what the engine
-    does not do, or which other daemon has the name of this node, since when and where.
+    does not do, or which other daemon has the name of this node, since when and where. `needs_you` counts what waits for a person in the inbox.
     """
 
     pid: int
@@ -527,6 +527,7 @@ class DaemonStatus(Struct, frozen=True, kw_only=True):
     http: str | None = None
     upgrades: int = 0
     cluster_problem: str = ""
+    needs_you: int = 0
 
 
 class TaskCounts(Struct, frozen=True, kw_only=True):

@@ -128,6 +128,65 @@ class ApprovalAnswerParams(Struct, frozen=True, forbid_unknown_fields=True):
     answer: Answer | None
 
 
+InboxKind = Literal["question", "gave-up", "budget", "failed", "done"]
+"""The need of an item: an open question, a worker that gave up, a budget that is used up, a task that failed or succeeded."""
+
+
+INBOX_RANKS: dict[str, int] = {"question": 0, "gave-up": 1, "budget": 1, "failed": 1, "done": 2}
+"""Place of each kind in the inbox, within which the newest is first."""
+
+
+class InboxItem(Struct, frozen=True, kw_only=True):
+    """Represents what waits for a person. `text` is the question, the error, or the objective of a task that succeeded.
+
+    `approval` is the number of a question, with the answers that are permitted, `options`. One that was `seen` is
+    listed for as long as it is needed.
+    """
+
+    id: str
+    kind: InboxKind
+    at: str
+    agent: str
+    worker: str | None = None
+    task: str | None = None
+    text: str
+    approval: int | None = None
+    options: list[str] = []
+    expires_at: str | None = None
+    seen: bool = False
+
+
+class InboxListParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Selects items: those of an agent, or all."""
+
+    agent: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 1_000
+
+
+class InboxItems(Struct, frozen=True, kw_only=True):
+    """Lists items, the newest need first: questions, other needs, good ends. `needs_you` counts all but good ends and what was seen.
+
+    `more` says whether there are others beyond the limit.
+    """
+
+    items: list[InboxItem]
+    needs_you: int
+    more: bool = False
+
+
+class InboxSeenParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """Names items by their ids, or with `all` takes all."""
+
+    items: Annotated[list[str], Meta(max_length=10_000)] = []
+    all: bool = False
+
+
+class InboxSeen(Struct, frozen=True, kw_only=True):
+    """Represents the result of `inbox.seen`: the ids."""
+
+    seen: list[str]
+
+
 class Approvals(Struct, frozen=True, kw_only=True):
     """Lists questions; `more` says whether there are others beyond the limit."""
 

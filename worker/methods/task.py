@@ -10,12 +10,16 @@ from ..control.reports import (
     Approvals,
     CostParams,
     Costs,
+    InboxItems,
+    InboxListParams,
+    InboxSeen,
+    InboxSeenParams,
     TaskLog,
     TaskLogParams,
 )
 from .faces import faces
 from .method import Signature, access, method
-from .rules import APPROVAL, NEW_TASK, SCHEDULE, TASK, Rule
+from .rules import APPROVAL, NEW_TASK, OPEN, SCHEDULE, TASK, Rule
 
 TASK_RUN = method(
     Signature("task.run", params.TaskRunParams, Task),
@@ -159,6 +163,22 @@ APPROVAL_ANSWER = method(
     faces("POST /approvals/{approval}/answer", python="answer_approval", command="approvals allow"),
     "Answers an open question of a task, which goes on with the answer; the first one counts, and null declines a form.",
     example={"approval": 7, "answer": "allow"},
+)
+
+INBOX_LIST = method(
+    Signature("inbox.list", InboxListParams, InboxItems),
+    access("read", Rule("agent", lists=(("items", "agent"),))),
+    faces("GET /inbox", python="list_inbox", command="inbox"),
+    "Lists what waits for a person, the newest need first: open questions, workers that gave up, tasks that nobody waited for.",
+    example={"agent": "crawler"},
+)
+
+INBOX_SEEN = method(
+    Signature("inbox.seen", InboxSeenParams, InboxSeen),
+    access("operate", OPEN, recorded="or-refused", recorded_keys=("items", "all")),
+    faces("POST /inbox/seen", python="mark_inbox_seen", command="inbox seen"),
+    "Marks items of the inbox as seen; questions stay in it until they are answered.",
+    example={"items": ["task-1f0c5a7e9b3d"]},
 )
 
 

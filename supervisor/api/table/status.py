@@ -21,7 +21,7 @@ from corral.supervisor.records.events.bus import rfc3339
 from corral.supervisor.records.group import RecordsGroup
 from corral.supervisor.records.logs.daemon_log import DaemonLog
 from corral.supervisor.records.logs.forwarder import Forwarding
-from corral.supervisor.tasks.run.tasks import Tasks
+from corral.supervisor.tasks.group import TasksGroup
 from corral.supervisor.workers.group import WorkersGroup
 from corral.supervisor.workers.lifecycle.cordon import Unschedulable
 from corral.supervisor.workers.lifecycle.health_check import Health
@@ -138,7 +138,7 @@ class StatusReport:
         records: RecordsGroup,
         workers: WorkersGroup,
         agents: Agents,
-        tasks: Tasks,
+        tasks: TasksGroup,
         pool: Pool,
         statistics: Statistics,
         daemon: DaemonFacts,
@@ -146,7 +146,8 @@ class StatusReport:
         self._records = records
         self._workers = workers
         self._agents = agents
-        self._tasks = tasks
+        self._tasks = tasks.tasks
+        self._inbox = tasks.inbox
         self._pool = pool
         self.limits = workers.limits
         self._statistics = statistics
@@ -185,7 +186,13 @@ class StatusReport:
     def own(self, names: list[str], *, failed: bool = False) -> Status:
         """Returns the status of `names` as their tenant may know it: without the figures of the daemon and of others."""
         found = self.status(names, failed=failed)
-        return replace(found, daemon=own_daemon(found.daemon), tasks=self.counts(names))
+        known = set(names)
+        daemon = own_daemon(found.daemon, self.needs_of(known.__contains__))
+        return replace(found, daemon=daemon, tasks=self.counts(names))
+
+    def needs_of(self, is_known: Callable[[str], bool] | None) -> int:
+        """Returns how many items of the inbox of some agents need somebody."""
+        return self._inbox.needs(is_known)
 
     def counts(self, names: Iterable[str]) -> TaskCounts:
         """Returns the counts of the tasks of some agents alone."""
@@ -235,6 +242,7 @@ class StatusReport:
                 http=self._daemon.web.address,
                 upgrades=self._daemon.upgrades.count,
                 cluster_problem=self._daemon.joined.cluster.problem,
+                needs_you=self._inbox.needs(),
             ),
             agents=[],
             mcp_servers=[],

@@ -278,7 +278,7 @@ class _Reader:
         frame = self._report.frame()
         if self._caller.tenant:
             own = self._report.counts(list(filter(self._knows, self._agents.agents)))
-            frame = replace(frame, daemon=own_daemon(frame.daemon), tasks=own)
+            frame = replace(frame, daemon=own_daemon(frame.daemon, self._report.needs_of(self._knows)), tasks=own)
         due = self._due()
         places: dict[str, list[str]] = {}
         entries = [self._entry(agent, due[name], places) for name, agent in self._present(due)]

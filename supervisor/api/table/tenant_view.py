@@ -18,8 +18,8 @@ from corral.worker.contract.records import (
 )
 
 
-def own_daemon(daemon: DaemonStatus) -> DaemonStatus:
-    """Returns what a tenant may know of the daemon: its version, its containment, and whether it is stopping."""
+def own_daemon(daemon: DaemonStatus, needs_you: int) -> DaemonStatus:
+    """Returns what a tenant may know of the daemon: its version, its containment, whether it is stopping, and its own inbox."""
     return DaemonStatus(
         pid=0,
         version=daemon.version,
@@ -33,6 +33,7 @@ def own_daemon(daemon: DaemonStatus) -> DaemonStatus:
         launcher_pid=None,
         alerts=AlertCounts(),
         log_level=daemon.log_level,
+        needs_you=needs_you,
     )
 
 

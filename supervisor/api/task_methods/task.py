@@ -8,6 +8,8 @@ import msgspec
 from msgspec.structs import replace
 
 from corral.supervisor.records.events.bus import Bus, Event
+from corral.supervisor.tasks.attention.inbox import Inbox
+from corral.supervisor.tasks.attention.inbox import needs as needed
 from corral.supervisor.tasks.run.backlog import Origin
 from corral.supervisor.tasks.run.buffer import PartSender
 from corral.supervisor.tasks.run.tasks import Tasks
@@ -19,7 +21,7 @@ from corral.worker.contract.errors import Conflict, CorralError, Corrupted, Inva
 from corral.worker.contract.names import tenant_of
 from corral.worker.contract.records import ENDED, Error, Task, TaskParams, copied
 from corral.worker.control import params as shapes
-from corral.worker.control import results
+from corral.worker.control import reports, results
 from corral.worker.control.reports import ApprovalAnswerParams, ApprovalListParams, ApprovalParams, Approvals
 from corral.worker.methods import task as methods
 
@@ -337,3 +339,25 @@ class ApprovalMethods:
     @serve(methods.APPROVAL_ANSWER)
     async def _answer(self, params: ApprovalAnswerParams, caller: Caller) -> Approval:
         return await self._approvals.answer(params.approval, params.answer, made_by(caller))
+
+
+class InboxMethods:
+    """Serves the methods `inbox.*`."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+
+    @serve(methods.INBOX_LIST)
+    async def _list(self, params: reports.InboxListParams, caller: Caller) -> reports.InboxItems:
+        items = [each for each in self._inbox.items(knows(caller.agents)) if params.agent in (None, each.agent)]
+        more = len(items) > params.limit
+        return reports.InboxItems(items=items[: params.limit], needs_you=needed(items), more=more)
+
+    @serve(methods.INBOX_SEEN)
+    async def _see(self, params: reports.InboxSeenParams, caller: Caller) -> reports.InboxSeen:
+        if params.all == bool(params.items):
+            raise InvalidParams(
+                'cannot mark anything as seen: give either "items" or "all"', key="items", value=params.items
+            )
+        items = None if params.all else params.items
+        return reports.InboxSeen(seen=await self._inbox.see(items, knows(caller.agents)))

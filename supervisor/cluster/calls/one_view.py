@@ -9,6 +9,7 @@ from datetime import datetime
 import msgspec
 
 from corral.worker.control.nodes import places_text
+from corral.worker.control.reports import INBOX_RANKS
 
 MILLISECOND_S = 0.001
 """Unit of the whole seconds in a record."""
@@ -22,6 +23,7 @@ UNITED = frozenset(
         "approval.list",
         "daemon.status",
         "event.list",
+        "inbox.list",
         "log.read",
         "mcp.servers",
         "mcp.tools",
@@ -53,8 +55,15 @@ def united(method: str, answers: Mapping[str, object]) -> dict[str, object]:
                 merged[key] = [*present, *value]
             elif method == "daemon.status" and key == "tasks":
                 merged[key] = _sums(present, value)
+            elif key == "needs_you" and isinstance(present, int) and isinstance(value, int):
+                merged[key] = present + value
+            elif key == "daemon" and isinstance(present, dict) and "needs_you" in present and isinstance(value, dict):
+                merged[key] = {**present, "needs_you": present["needs_you"] + value.get("needs_you", 0)}
     if method == "schedule.list":
         return {**merged, "schedules": _each_once(_dicts(merged.get("schedules")))}
+    if method == "inbox.list":
+        newest = sorted(_dicts(merged.get("items")), key=lambda each: str(each["at"]), reverse=True)
+        return {**merged, "items": sorted(newest, key=lambda each: INBOX_RANKS.get(str(each["kind"]), 1))}
     if method == "event.list":
         return _events(answers)
     return _page(merged, answers) if method == "task.list" else merged

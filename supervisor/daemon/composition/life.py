@@ -58,6 +58,7 @@ def life_of(
     calls = tasks.tool_calls.history
     aged = partial(_aged, records.in_force)
     kept_events = aged(records.history.expire, lambda config: config.events.retention)
+    inbox_kept = aged(tasks.inbox.expire, lambda config: config.defaults.tasks.result_retention)
     life = [
         Room("logs", expire=aged(records.logs.expire, lambda config: config.events.retention)),
         Room("audit", expire=records.audit.prune),
@@ -95,6 +96,7 @@ def life_of(
         Room("MCP servers", close=agents.pool.close),
         Room("subscriptions", close=tasks.pubsub.close),
         Room("approvals", load=partial(tasks.approvals.load, left), expire=tasks.approvals.expire),
+        Room("inbox", load=tasks.inbox.load, expire=inbox_kept),
         Room("model calls", load=groups.models.ledger.load),
         Room(
             "tasks",

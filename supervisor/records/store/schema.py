@@ -336,6 +336,10 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID;
     CREATE TRIGGER task_removed AFTER DELETE ON task BEGIN DELETE FROM task_step WHERE task = OLD.id; END
     """,
+    # What waits for a person, until it is seen: a sealed record each.
+    """
+    CREATE TABLE inbox (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID
+    """,
 )
 
 

@@ -104,6 +104,8 @@ class Entry:
     children_tokens: int = 0  # used by all tasks below, since this daemon has it
     children_cost_cents: float = 0.0
     listeners: list[Progress] = field(default_factory=list[Progress])
+    waiters: int = 0
+    """Number of callers that wait for its end."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     parts: PartBuffer | None = None
     """There from when it streams something, or a reader waits for that."""

@@ -117,9 +117,11 @@ class Tasks:
             entry.listeners.append(listener)
             if entry.task.reason or entry.task.state == "running":
                 listener(entry.task)
+        entry.waiters += 1
         try:
             await entry.ended.wait()
         finally:
+            entry.waiters -= 1
             if listener is not None:
                 entry.listeners.remove(listener)
         return _ended(entry)

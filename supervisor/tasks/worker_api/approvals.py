@@ -252,6 +252,11 @@ class Approvals:
                     self._awaiting.pop(task, None)
         return found
 
+    @property
+    def is_any_open(self) -> bool:
+        """Returns whether any question is open."""
+        return bool(self._open)
+
     def open(self, agent: str | None = None, task: str | None = None) -> list[Approval]:
         """Returns the open questions, the oldest first."""
         return [

@@ -28,6 +28,24 @@ def test_lists_are_joined_and_other_values_are_those_of_this_node() -> None:
     }
 
 
+def test_inboxes_are_one_in_its_order_and_needs_add_up() -> None:
+    def item(kind: str, second: int) -> dict[str, object]:
+        return {"id": f"{kind}{second}", "kind": kind, "at": f"2026-01-01T00:00:0{second}Z"}
+
+    one = {"items": [item("question", 1), item("failed", 4)], "needs_you": 2}
+    two = {"items": [item("question", 3), item("done", 9)], "needs_you": 1}
+    found: Any = united("inbox.list", {"one": one, "two": two})
+    assert [(each["id"], each["node"]) for each in found["items"]] == [
+        ("question3", "two"),
+        ("question1", "one"),
+        ("failed4", "one"),
+        ("done9", "two"),
+    ]
+    assert found["needs_you"] == 3
+    daemons = {name: {"daemon": {"pid": n, "needs_you": n}} for n, name in enumerate(("one", "two"), 1)}
+    assert united("daemon.status", daemons)["daemon"] == {"pid": 1, "needs_you": 3}
+
+
 def test_tasks_are_the_newest_first_and_once_each() -> None:
     answers = {
         "one": {"tasks": [task(3), task(1)], "more": None, "skipped": 0},

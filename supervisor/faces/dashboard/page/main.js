@@ -4,7 +4,7 @@ import { get, logOut, session } from "./parts/api.js";
 import { show } from "./parts/dialog.js";
 import { h, setAttribute, setText } from "./parts/dom.js";
 import { listen, KEYS } from "./parts/keys.js";
-import { model, onChange, problemOf, seed, startSampling } from "./parts/model.js";
+import { model, needsYou, onChange, problemOf, seed, startSampling } from "./parts/model.js";
 import * as stream from "./parts/stream.js";
 import * as theme from "./parts/theme.js";
 import { agentView } from "./views/agent.js";
@@ -30,6 +30,7 @@ const VIEWS = [
 const main = document.getElementById("main");
 const nav = document.getElementById("nav");
 let shown = null;
+let name = "";
 let isIn = false;
 
 /** Returns the parts of the address behind #/, and its query. */
@@ -50,7 +51,15 @@ function route() {
   const inner = parts.slice(1).filter(Boolean);
   for (const link of nav.children) setAttribute(link, "aria-current", link.path === found.path ? "page" : null);
   mount((found.inner && inner.length ? found.inner : found.view)({ parts: inner, query }));
-  document.title = `${inner[0] ?? found.label} · corral`;
+  name = inner[0] ?? found.label;
+  entitle();
+}
+
+/** Shows in the page's title how much waits for a person. */
+function entitle() {
+  const needs = needsYou();
+  const title = `${needs ? `(${needs}) ` : ""}${name} · corral`;
+  if (document.title !== title) document.title = title;
 }
 
 /** Views are made with the status at hand: the first one waits for it. */
@@ -69,6 +78,7 @@ function mount(view) {
 function frame() {
   if (!isIn) return;
   begin();
+  entitle();
   const link = document.getElementById("live");
   setAttribute(link, "data-live", model.isLive ? "yes" : "no");
   setText(link, model.isLive ? "live" : "not connected");

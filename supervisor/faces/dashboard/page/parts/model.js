@@ -166,6 +166,11 @@ export function entriesOf(...kinds) {
   return [...model.entries.values()].filter((entry) => kinds.includes(entry.kind));
 }
 
+/** Returns how many items of the inbox need a person. */
+export function needsYou() {
+  return [...model.nodes.values()].reduce((sum, { daemon }) => sum + (daemon.needs_you ?? 0), 0);
+}
+
 /** Returns the sums of all agents and servers. */
 export function totals() {
   const found = { agents: 0, agentsUp: 0, servers: 0, serversUp: 0, workers: 0, up: 0, cpu: 0, memory: 0, queued: 0, restarts: 0 };

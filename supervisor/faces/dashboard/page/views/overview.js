@@ -6,7 +6,7 @@ import { spark } from "../parts/chart.js";
 import { badge, h, keyed, setAttribute, setBadge, setText } from "../parts/dom.js";
 import { eventKey, eventSubject, eventText, eventTarget } from "../parts/event_text.js";
 import { ago, clock, count, cut, duration, percent, plural, size } from "../parts/format.js";
-import { entriesOf, model, onEvents, points, problemOf, totals } from "../parts/model.js";
+import { entriesOf, model, needsYou, onEvents, points, problemOf, totals } from "../parts/model.js";
 import { questionsPanel } from "../parts/questions.js";
 import { stateOf } from "./agents.js";
 
@@ -69,8 +69,9 @@ export function overviewView() {
     const sums = totals();
     const wrong = wrongs();
     const bad = wrong.filter((each) => each.level === "bad").length;
-    setAttribute(verdict, "data-level", bad ? "bad" : wrong.length ? "warn" : null);
-    setText(verdict.firstChild, wrong.length ? plural(wrong.length, "problem") : "No problems");
+    const needs = needsYou();
+    setAttribute(verdict, "data-level", bad ? "bad" : wrong.length || needs ? "warn" : null);
+    setText(verdict.firstChild, [needs ? `Needs you: ${needs}` : "", wrong.length ? plural(wrong.length, "problem") : needs ? "" : "No problems"].filter(Boolean).join(", "));
     setText(verdict.lastChild, `corrald ${model.daemon.version}, up ${duration(model.daemon.uptime_s + (performance.now() - model.receivedAt) / 1000)}`);
     problemsPanel.hidden = wrong.length === 0;
     hint.hidden = sums.agents > 0;
