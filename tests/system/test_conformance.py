@@ -54,7 +54,7 @@ secrets_file = "{secrets}"
 [recovery]
 restart_backoff_base = "10ms"
 [mcp.servers.far]
-url = "http://127.0.0.1:{port}/mcp"
+url = "http://127.0.0.1:{port}/mcp?tools=all"
 headers = {{ Authorization = "Bearer ${{secret:FAR_TOKEN}}" }}
 """
 
