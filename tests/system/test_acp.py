@@ -130,6 +130,22 @@ def test_the_output_is_the_last_message_and_the_rest_is_progress_and_log(daemon:
     assert [each["status"] for each in fields] == ["pending", "completed"]
 
 
+def test_the_log_keeps_what_is_said_planned_and_changed_in_its_order(daemon: DaemonProcess) -> None:
+    task = run(daemon, "edit")["id"]
+    records = [each for each in daemon.call("log.read", task=task)["records"] if each.get("fields")]
+    told = [(each["text"].partition("\n")[0], *sorted(each["fields"])) for each in records]
+    assert told == [
+        ("plan: 0 of 2 done, rename", "plan"),
+        ("I rename it:", "message"),
+        ("changes a.py", "diff", "path", "tool_call"),
+        ("Edit a.py", "kind", "status", "tool_call"),
+        ("Edit a.py", "status", "tool_call"),
+        ("Renamed.", "message"),
+    ]
+    assert records[2]["fields"]["diff"] == "@@ -1,2 +1,2 @@\n-def a():\n+def b():\n     return 1"
+    assert records[0]["fields"]["plan"][0] == {"content": "rename", "status": "in_progress"}
+
+
 def test_a_turn_gets_the_input_and_the_context(daemon: DaemonProcess) -> None:
     told = json.loads(output(daemon, "blocks", input={"a": 1}, context="why"))
     assert told["texts"][0] == "blocks"

@@ -1,9 +1,13 @@
 """Represents one prompt turn: the updates of the agent become parts of output, progress and log of its task.
 
-Updates come faster than the daemon may read: text is joined while it waits, and of other reports a bounded number.
+The log keeps the conversation for readers who come later. Its records have fields that tell them from other lines:
+`message` ("agent" or "thought"), `tool_call` with `status` and `kind`, `plan` (a list of `{content, status}`), and `path`
+with `diff`, a unified diff. Updates come faster than the daemon may read: text is joined while it waits, and of other reports
+a bounded number.
 """
 
 import asyncio
+import difflib
 from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
@@ -24,8 +28,17 @@ JOINED_CHARS = 4_000
 REPORTS_MOST = 1_000
 """Number of reports other than text that wait to be sent; more are dropped."""
 
-THOUGHT_CHARS = 4_000
-"""Characters of thoughts in one record of the log."""
+RECORD_CHARS = 4_000
+"""Characters of a message or of thoughts in one record of the log."""
+
+DIFF_CHARS = 20_000
+"""Characters of a diff in the log; the rest is left out."""
+
+DIFF_LINES = 5_000
+"""Lines of a file beyond which its changes are told without a diff, which would take seconds to make."""
+
+PLAN_MOST = 50
+"""Entries of a plan in the log."""
 
 TITLE_CHARS = 500
 
@@ -60,6 +73,7 @@ class Turn:
         self._has_more = asyncio.Event()
         self._is_over = False
         self._tools: dict[str, tuple[str, str]] = {}
+        self._edits: dict[tuple[str, str], object] = {}
         self._asked: Counter[str] = Counter()
         self._forms = 0
         self.questions: set[asyncio.Task[object]] = set()
@@ -78,7 +92,9 @@ class Turn:
         elif kind == "plan":
             self._planned(as_array(update.get("entries")) or [])
         elif kind in ("tool_call", "tool_call_update"):
-            self._is_after_tool = self._is_after_tool or kind == "tool_call"
+            if kind == "tool_call":
+                self._end_message()
+                self._is_after_tool = True
             self._tool(update)
 
     def key_of(self, action: Action) -> str:
@@ -111,13 +127,26 @@ class Turn:
         else:
             self._others.append(dict(content))
 
+    def _end_message(self) -> None:
+        """Puts the message that was streamed into the log, unless it is there."""
+        text = "" if self._is_after_tool else "".join(self._segments[-1])
+        if text.strip():
+            for at in range(0, len(text), RECORD_CHARS):
+                self._report(_Report("log", text[at : at + RECORD_CHARS], {"message": "agent"}))
+
     def _planned(self, entries: list[object]) -> None:
         found = [fields for each in entries if (fields := as_object(each))]
         if not found:
             return
         done = sum(each.get("status") == "completed" for each in found)
         now = next((each for each in found if each.get("status") == "in_progress"), found[-1])
-        self._report(_Report("progress", str(now.get("content") or "")[:TITLE_CHARS], done=done, total=len(found)))
+        title = str(now.get("content") or "")[:TITLE_CHARS]
+        self._report(_Report("progress", title, done=done, total=len(found)))
+        plan: list[Json] = [
+            {"content": str(each.get("content") or "")[:TITLE_CHARS], "status": str(each.get("status") or "pending")}
+            for each in found[:PLAN_MOST]
+        ]
+        self._report(_Report("log", f"plan: {done} of {len(found)} done, {title}", {"plan": plan}))
 
     def _tool(self, update: Mapping[str, object]) -> None:
         call = str(update.get("toolCallId"))
@@ -126,12 +155,25 @@ class Turn:
         status = str(update.get("status") or before or "pending")
         if len(self._tools) < REPORTS_MOST or call in self._tools:
             self._tools[call] = (title, status)
+        self._edited(call, update)
         if status == before or (status == "in_progress" and before):
             return
         fields: dict[str, Json] = {"tool_call": call[:TITLE_CHARS], "status": status}
         if isinstance(kind := update.get("kind"), str):
             fields["kind"] = kind
         self._report(_Report("log", title or "a tool call", fields))
+
+    def _edited(self, call: str, update: Mapping[str, object]) -> None:
+        """Reports the files that a tool call changes, each change once."""
+        for content in map(as_object, as_array(update.get("content")) or []):
+            if content is None or content.get("type") != "diff" or len(self._edits) >= REPORTS_MOST:
+                continue
+            path = str(content.get("path"))[:TITLE_CHARS]
+            texts = (str(content.get("oldText") or ""), str(content.get("newText") or ""))
+            if self._edits.get((call, path)) != hash(texts):
+                self._edits[call, path] = hash(texts)
+                fields: dict[str, Json] = {"tool_call": call[:TITLE_CHARS], "path": path, "diff": diff_of(*texts)}
+                self._report(_Report("log", f"changes {path}", fields))
 
     def _report(self, report: _Report) -> None:
         last = self._reports[-1] if self._reports else None
@@ -158,6 +200,7 @@ class Turn:
 
     def finish(self) -> None:
         """Ends `run` once all is sent."""
+        self._end_message()
         self._is_over = True
         if self._dropped:
             self._reports.append(_Report("log", f"{self._dropped} reports of the agent came too fast"))
@@ -171,7 +214,7 @@ class Turn:
         elif report.kind == "progress":
             await task.progress(report.done, report.text, total=report.total)
         elif report.kind == "debug":
-            task.log(f"thinks: {report.text[:THOUGHT_CHARS]}", "debug")
+            task.log(f"thinks: {report.text[:RECORD_CHARS]}", "debug", message="thought")
             task.beat()
         else:
             task.log(report.text, **report.fields)
@@ -190,3 +233,12 @@ class Turn:
             text = f'cannot keep the output of task "{self.task.id}": it has more than {self._limit_bytes} bytes'
             raise ResourceLimitExceeded(text, limit="max_output_size_bytes", value=self._limit_bytes)
         return self._others
+
+
+def diff_of(old: str, new: str) -> str:
+    """Returns the changes between two texts as the hunks of a unified diff, without its header; "" for texts that are too long."""
+    before, after = old.splitlines(), new.splitlines()
+    if max(len(before), len(after)) > DIFF_LINES:
+        return ""
+    lines = list(difflib.unified_diff(before, after, lineterm=""))[2:]
+    return "\n".join(lines)[:DIFF_CHARS]

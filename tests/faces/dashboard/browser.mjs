@@ -102,9 +102,12 @@ await page.waitForFunction(() => document.querySelectorAll("mark").length === 1)
 found.logRows = await page.$$eval(".vrow", (all) => all.length);
 
 // -- questions of tasks are answered; one stays open for the views below
-const submit = (objective, input) => page.evaluate(([objective, input]) => fetch("/api/v1/tasks", { method: "POST", headers: { "corral-session": localStorage.getItem("corral-session"), "content-type": "application/json" }, body: JSON.stringify({ agent: "questions", objective, input }) }).then((answer) => answer.json()), [objective, input]);
+const submit = (objective, input, agent = "questions") => page.evaluate(([objective, input, agent]) => fetch("/api/v1/tasks", { method: "POST", headers: { "corral-session": localStorage.getItem("corral-session"), "content-type": "application/json" }, body: JSON.stringify({ agent, objective, input }) }).then((answer) => answer.json()), [objective, input, agent]);
 await go(page, "", ".tile");
 const deploy = await submit("Deploy it?", { options: ["yes", "no"] });
+await go(page, `tasks/${deploy.id}`, ".question button");
+const buttons = await page.$$eval(".question button", (all) => all.map((each) => each.textContent));
+await go(page, "", ".tile");
 await page.click('button[aria-label="yes: Deploy it?"]');
 await page.waitForFunction(() => !document.querySelector(".question"));
 const name = await submit("Which name?");
@@ -123,6 +126,16 @@ await page.waitForSelector(".question");
 await page.waitForSelector('.badge[data-state="asks"]');
 found.overview = await page.$$eval('[aria-label="Agents"] .list li', (all) => all.map((each) => [...each.children].slice(0, 3).map((cell) => cell.textContent)));
 
+// -- a turn of a coding agent, as a conversation
+const turn = await submit("edit", undefined, "writer");
+await go(page, `tasks/${turn.id}`, '.badge[data-state="succeeded"]');
+await page.waitForFunction(() => document.querySelectorAll(".talk > li:not([hidden])").length === 5);
+found.talk = {
+  question: buttons,
+  plan: await page.$$eval(".plan li", (all) => all.map((each) => each.textContent)),
+  entries: await page.$$eval(".talk > li:not([hidden])", (all) => all.map((each) => `${each.className}: ${each.textContent}`)),
+};
+
 // -- a table of ten thousand rows has few elements
 found.rows = await page.evaluate(async () => {
   const { virtualTable } = await import("/dashboard/parts/table.js");
@@ -138,7 +151,7 @@ found.rows = await page.evaluate(async () => {
 });
 
 // -- each view for assistive technology, in light and dark, at both widths
-const VIEWS = ["", "agents", "agents/echo", "agents/echo/revisions", "agents/echo/configuration", "agents/echo/events", "servers", "tasks", `tasks/${found.task.id}`, "groups", "events"];
+const VIEWS = ["", "agents", "agents/echo", "agents/echo/revisions", "agents/echo/configuration", "agents/echo/events", "servers", "tasks", `tasks/${found.task.id}`, `tasks/${turn.id}`, "groups", "events"];
 for (const [name, options] of Object.entries({ light: { colorScheme: "light" }, dark: { colorScheme: "dark", viewport: { width: 390, height: 844 } } })) {
   const other = await opened({ ...options, bypassCSP: true });
   await logIn(other, process.env.ADMIN_TOKEN);

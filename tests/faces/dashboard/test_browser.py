@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +44,11 @@ autostart = false
 entrypoint = "questions_agent:agent"
 process.working_directory = "{AGENTS}"
 
+[agents.writer]
+protocol = "acp"
+command = [{json.dumps(sys.executable)}, "-P", "{AGENTS / "acp_agent.py"}"]
+monitoring.agent_log_level = "debug"
+
 [agents.broken]
 command = ["no-such-program-at-all"]
 protocol = "none"
@@ -72,7 +78,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     with serving(tmp_path_factory.mktemp("browser"), CONFIG) as api:
         daemon = api.daemon
         daemon.await_worker("broken-0", lambda worker: worker["state"] == "Terminated")
-        for each in ("echo-0", "echo-1", "questions-0"):
+        for each in ("echo-0", "echo-1", "questions-0", "writer-0"):
             daemon.await_worker(each, lambda worker: worker["state"] in ("Ready", "Idle"))
         status = json.loads(daemon.corral("--json", "status").stdout)
         top = json.loads(daemon.corral("--json", "top", "--once").stdout)
@@ -137,6 +143,19 @@ def test_questions_of_tasks_are_answered_by_a_button_or_a_text(seen: Seen) -> No
     [question] = seen.found["questions"]
     assert question.startswith("questionsWhich name?")
     assert seen.found["answers"] == ["yes", "corral"]
+
+
+def test_what_a_coding_agent_says_and_does_is_a_conversation(seen: Seen) -> None:
+    talk = seen.found["talk"]
+    assert talk["plan"] == ["▸rename, in progress", "○test, pending"]
+    assert talk["entries"] == [
+        "thought: ThoughtsThe name is wrong.",
+        "said: I rename it:mv a bin a.py.",
+        "change: a.py+1 -1@@ -1,2 +1,2 @@\n-def a():\n+def b():\n     return 1\n",
+        "tool: succeedededitEdit a.py",
+        "said: Renamed.",
+    ]
+    assert talk["question"] == ["yes", "no"]
 
 
 def test_ten_thousand_rows_have_few_elements(seen: Seen) -> None:

@@ -162,6 +162,17 @@ class Tester:
         used = schema.Usage(total_tokens=123, input_tokens=100, output_tokens=23)
         return schema.PromptResponse(stop_reason="end_turn", usage=used)
 
+    async def _do_edit(self, session: str, *_: Any) -> None:
+        """Plans, changes a file, which it tells twice, and says what it has done."""
+        update = self._client.session_update
+        await update(session, acp.update_agent_thought_text("The name is wrong."))
+        await update(session, acp.update_plan([acp.plan_entry("rename", status="in_progress"), acp.plan_entry("test")]))
+        await self._say(session, "I rename it:\n```\nmv a b\n```\nin `a.py`.")
+        change = acp.tool_diff_content("a.py", "def b():\n    return 1\n", "def a():\n    return 1\n")
+        await update(session, acp.start_tool_call("call-5", "Edit a.py", kind="edit", content=[change]))
+        await update(session, acp.update_tool_call("call-5", status="completed", content=[change]))
+        await self._say(session, "Renamed.")
+
     async def _do_stop(self, session: str, words: list[str], *_: Any) -> schema.PromptResponse:
         await self._say(session, "so far")
         return schema.PromptResponse(stop_reason=words[0])  # type: ignore[arg-type]  # a test's word

@@ -9,8 +9,8 @@ const MOST_LINES = 5000;
 const FIRST_LINES = 500;
 const MOST_CHARACTERS = 16384; // of a line that comes in pieces
 
-/** Returns {element, update(), close()}; `params` are those of `log.follow`. */
-export function logs(params, label) {
+/** Returns {element, close()}; `params` are those of `log.follow`, `reader` also gets each record of all that is read without a filter. */
+export function logs(params, label, reader = null) {
   let lines = [];
   let numbered = 0;
   let source = null;
@@ -66,11 +66,15 @@ export function logs(params, label) {
     source?.close();
     lines = [];
     draw();
-    source = new Stream(url(["logs"], { ...params, n: FIRST_LINES, grep: grep.value, level: level.value }));
+    const isWhole = reader && !grep.value && !level.value;
+    if (isWhole) reader.clear();
+    source = new Stream(url(["logs"], { n: FIRST_LINES, ...params, grep: grep.value, level: level.value }));
     source.addEventListener("log", ({ data }) => {
       for (const record of JSON.parse(data).records) {
+        if (isWhole) reader.add(record);
         const last = lines.at(-1);
         const isMore = last?.partial && ["node", "worker", "stream"].every((key) => last[key] === record[key]) && last.text.length < MOST_CHARACTERS;
+        record.text = record.text.replaceAll("\n", " ↵ ");
         lines.splice(isMore ? -1 : lines.length, 1, { ...record, text: (isMore ? last.text : "") + record.text, number: (numbered += 1) });
       }
       if (lines.length > MOST_LINES) lines.splice(0, lines.length - MOST_LINES);

@@ -8,8 +8,8 @@ import { changed, may, onEvents } from "./model.js";
 
 const MOST = 20;
 
-/** Returns the panel, hidden while no task asks: `element`, `close`. */
-export function questionsPanel() {
+/** Returns the panel, hidden while no task asks, or not the one that is named: `element`, `close`. */
+export function questionsPanel(task = null) {
   const title = h("h2", { id: "questions" }, "");
   const list = h("ul", { className: "list" });
   const element = h("section", { className: "panel", "aria-labelledby": "questions", hidden: true }, h("div", { className: "title" }, title), list);
@@ -23,7 +23,7 @@ export function questionsPanel() {
     try {
       do {
         isStale = false;
-        fill((await get(["approvals"], { limit: MOST })));
+        fill((await get(["approvals"], task ? { task, limit: MOST } : { limit: MOST })));
       } while (isStale);
     } catch { /* the stream says that the daemon is away */ } finally { isAsking = false; }
   }

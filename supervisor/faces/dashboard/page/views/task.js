@@ -1,18 +1,21 @@
-// Shows one task: its state, a waterfall of waiting, attempts, tool calls and delegations, its parts, output and log.
+// Shows one task: its state, what its agent says and does, a waterfall of waiting, attempts, tool calls and delegations, its parts, output and log.
 
 import { cancel, retry } from "../parts/actions.js";
 import { get, Stream, url } from "../parts/api.js";
 import { lanes } from "../parts/chart.js";
+import { conversation } from "../parts/conversation.js";
 import { badge, h, setBadge, setText, visible } from "../parts/dom.js";
 import { clock, cost, count, duration } from "../parts/format.js";
 import { axisElement } from "../parts/lifeline.js";
 import { logs } from "../parts/logs.js";
 import { may, model, onEvents } from "../parts/model.js";
+import { questionsPanel } from "../parts/questions.js";
 import { taken } from "./tasks.js";
 
 const ENDED = new Set(["succeeded", "failed", "cancelled", "timeout"]);
 const SOON_MS = 250;
 const MOST_PARTS = 200000;
+const MOST_RECORDS = 5000; // of the log, from its end
 
 /** Returns the view of task `parts[0]`. */
 export function taskView({ parts: [id] }) {
@@ -35,11 +38,13 @@ export function taskView({ parts: [id] }) {
   const partsPanel = h("section", { className: "panel", hidden: true, "aria-label": "Parts of the output" }, h("div", { className: "title" }, h("h2", {}, "Parts of the output")), parts);
   const output = h("pre", { className: "pad", tabIndex: 0, role: "region", "aria-label": "Output" });
   const input = h("pre", { className: "pad", tabIndex: 0, role: "region", "aria-label": "Input" });
-  const lines = logs({ task: id }, `Log of task ${id}`);
+  const questions = questionsPanel(id);
+  const talk = conversation();
+  const lines = logs({ task: id, n: MOST_RECORDS }, `Log of task ${id}`, talk);
   lines.element.querySelector(".vtable").classList.add("fits");
   const element = h("div", { className: "stack" },
-    h("div", { className: "bar" }, h("h1", {}, "Task ", h("code", {}, id)), state, agent, actions), objective, problem, bar,
-    h("section", { className: "panel pad", "aria-label": "Facts" }, facts),
+    h("div", { className: "bar" }, h("h1", {}, "Task ", h("code", {}, id)), state, agent, actions), objective, problem, bar, questions.element,
+    h("section", { className: "panel pad", "aria-label": "Facts" }, facts), talk.element,
     h("section", { className: "panel", "aria-label": "Waterfall" }, h("div", { className: "title" }, h("h2", {}, "Waterfall")), waterfall),
     partsPanel,
     h("div", { className: "grid" },
@@ -68,15 +73,21 @@ export function taskView({ parts: [id] }) {
     source = new Stream(url(["tasks", id, "wait"]));
     const take = ({ data }) => {
       const { part, lost, attempt } = JSON.parse(data);
-      if (attempt !== undefined && parts.attempt !== attempt) { parts.textContent = ""; parts.attempt = attempt; }
+      if (attempt !== undefined && parts.attempt !== attempt) {
+        if (parts.attempt !== undefined) talk.part(null);
+        parts.textContent = "";
+        parts.attempt = attempt;
+      }
+      if (lost) talk.part(null);
       const text = typeof part === "string" ? part : `${JSON.stringify(part)}\n`;
-      partsPanel.hidden = false;
+      talk.part(text);
+      partsPanel.hidden = !talk.element.hidden;
       parts.textContent = ((lost ? `${parts.textContent}… ${lost} parts are missing\n` : parts.textContent) + visible(text)).slice(-MOST_PARTS);
       parts.scrollTop = parts.scrollHeight;
     };
     source.addEventListener("task.part", take);
     source.addEventListener("part", take);
-    source.addEventListener("result", () => { close(); load(); });
+    source.addEventListener("result", () => { close(); talk.part(null); load(); });
     source.addEventListener("error", close);
   }
 
@@ -143,7 +154,7 @@ export function taskView({ parts: [id] }) {
       h("div", { className: "lane-names" }, rows.map((row) => h("div", { title: row.label }, row.id ? h("a", { href: `#/tasks/${encodeURIComponent(row.id)}` }, row.label) : row.label))), h("div", {}, chart, axisElement(axis))));
   }
   load();
-  return { element, update, close() { end(); close(); clearTimeout(timer); lines.close(); } };
+  return { element, update, close() { end(); close(); questions.close(); clearTimeout(timer); lines.close(); } };
 }
 
 const MOST_ROWS = 60;
