@@ -201,5 +201,5 @@ def test_the_stream_shows_a_token_nothing_of_other_agents(api: Api) -> None:
 
 
 def test_the_files_of_the_page_are_small() -> None:
-    assert sum((PAGE / name).stat().st_size for name in SCRIPTS) < 170_000
+    assert sum((PAGE / name).stat().st_size for name in SCRIPTS) < 174_000
     assert Path(PAGE / "index.html").is_file()
