@@ -317,6 +317,44 @@ def test_questions_and_delegated_tasks_go_on(tmp_path: Path) -> None:
         assert states(daemon) == {"succeeded": 11}
 
 
+def test_turns_of_sessions_and_runs_of_jobs_go_on(tmp_path: Path) -> None:
+    waits = "while [ ! -e go ]; do sleep 0.05; done"
+    config = f"""{slow(1)}
+[agents.waits]
+type = "oneshot"
+autostart = false
+command = ["sh", "-c", "{waits}"]
+[agents.fails]
+type = "oneshot"
+autostart = false
+command = ["sh", "-c", "{waits}; exit 3"]
+recovery.restart = "never"
+"""
+    with DaemonProcess(tmp_path, config) as daemon, ThreadPoolExecutor(20) as pool:
+        turns = [run_slow(daemon, pool, {"turn": turn}, session="s", durable=turn < 3) for turn in range(4)]
+        until(lambda: states(daemon) == {"running": 1, "queued": 3})
+        jobs = [
+            pool.submit(daemon.call, "task.run", agent=name, objective="run") for name in ("waits", "waits", "fails")
+        ]
+        until(lambda: states(daemon) == {"running": 3, "queued": 4})
+        before = until(lambda: lives(daemon), lambda found: all(pid for pid, *_ in found.values()))
+        for number in (1, 2):
+            assert daemon.call("daemon.upgrade")["upgrades"] == number
+        assert lives(daemon) == before
+        assert states(daemon) == {"running": 3, "queued": 4}
+        daemon.call("event.publish", type="upgrade.go")
+        outputs = [turn.result(BOUND_S)["output"] for turn in turns]
+        assert outputs[-1] is not None
+        longest = max((each["turns"] for each in outputs), key=len)
+        assert sorted(longest) == [0, 1, 2, 3]
+        assert {(each["given"], each["delivery"]) for each in outputs} == {(1, 1)}
+        (tmp_path / "go").touch()
+        first, second, failed = (job.result(BOUND_S) for job in jobs)
+        assert [each["delivery"] for each in (first, second, failed)] == [1, 1, 1]
+        numbers = sorted(each["output"]["incarnation"] for each in (first, second))
+        assert (numbers, failed["state"], failed["error"]["data"]["code"]) == ([1, 2], "failed", 3)
+
+
 def test_nothing_begins_between_the_handover_and_the_next_program(tmp_path: Path) -> None:
     """The program before takes a second each for what it does last: to write what is in memory, and to close its store."""
     task = {"agent": "slow", "objective": "work", "input": {"seconds": 0}}

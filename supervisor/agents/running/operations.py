@@ -125,6 +125,10 @@ class Operations:
             exits[supervisor.id] = last_exit_until(supervisor, numbers[supervisor.id])
             await self._startup.until_up([supervisor], exits)
 
+    async def settled(self, supervisor: WorkerSupervisor, life_before: int) -> None:
+        """Waits like a `restart` that another program of the daemon has begun: for what a later life of a worker comes to."""
+        await self._startup.until_up([supervisor], {supervisor.id: last_exit_until(supervisor, life_before)})
+
     async def _with_new_sources(self, supervisors: Sequence[WorkerSupervisor]) -> list[WorkerSupervisor]:
         """Waits for the import of changed sources; returns the supervisors that were not stopped meanwhile."""
         wanted = {supervisor for supervisor in supervisors if supervisor.worker.wanted}

@@ -190,6 +190,11 @@ class TaskQueue:
             self._last = worker
         return task, worker
 
+    def note_begun(self, task: str, session: str) -> None:
+        """Notes that a task runs that has never waited here: the others of its session wait for its end."""
+        of = self._sessions.setdefault(session, _Session())
+        of.front, of.begun = task, True
+
     def remove(self, task: str) -> None:
         """Removes a waiting task; harmless when it does not wait."""
         if task not in self.waiting:

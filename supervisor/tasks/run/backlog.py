@@ -60,10 +60,22 @@ class Origin(NamedTuple):
 NO_ORIGIN = Origin()
 
 
+class JobRun(NamedTuple):
+    """Represents the run of a job: its worker, and the number of the life of that one before it."""
+
+    supervisor: WorkerSupervisor
+    life_before: int
+
+    @property
+    def has_begun(self) -> bool:
+        """Returns whether the worker has a life of this run."""
+        return self.supervisor.worker.incarnation > self.life_before
+
+
 class TaskHandover(Struct, frozen=True, kw_only=True):
     """Holds what the next program goes on from: a task as it is now, which the store has otherwise or not at all.
 
-    `attempt` is there where a worker has it; `children` are the tokens and cents of those below it.
+    `attempt` is there where a worker has it, for a job `life_before`; `children` are the tokens and cents of those below it.
     """
 
     task: Task
@@ -73,6 +85,12 @@ class TaskHandover(Struct, frozen=True, kw_only=True):
     is_measured: bool
     children: tuple[int, float]
     attempt: AttemptHandover | None
+    life_before: int | None = None
+
+    @property
+    def runs(self) -> bool:
+        """Returns whether a worker runs it, and not only the record says so."""
+        return self.attempt is not None or self.life_before is not None
 
 
 @dataclass(slots=True, eq=False)
@@ -93,6 +111,8 @@ class Entry:
     stop: asyncio.Future[CorralError] | None = None
     """There from when it is given to a worker; ends with the reason when it is stopped."""
     attempt: Attempt | None = None
+    job: JobRun | None = None
+    """There while it is the run of a job."""
     answered_at: str = ""
     """When its worker has answered: its place is taken by the next before its end is written."""
     timer: asyncio.TimerHandle | None = None
@@ -150,12 +170,15 @@ class Entry:
             return f"{name} streams"
         if task.state != "running":
             return f"{name} is being begun or ended" if self.is_begun else ""
-        is_carried = self.attempt is not None and self.attempt.is_carried
-        return "" if is_carried and task.kind == "task" and task.session is None else f"{name} runs"
+        if task.kind == "job":
+            is_carried = self.job is not None and self.job.has_begun and self.stop is not None and not self.stop.done()
+        else:
+            is_carried = task.kind == "task" and self.attempt is not None and self.attempt.is_carried
+        return "" if is_carried else f"{name} runs"
 
     def hand_over(self) -> TaskHandover:
         """Returns what the next program goes on from; for one without an `obstacle`."""
-        attempt = self.attempt
+        attempt, job = self.attempt, self.job
         return TaskHandover(
             task=self.task,
             created=self.created,
@@ -164,6 +187,7 @@ class Entry:
             is_measured=self.is_measured,
             children=(self.children_tokens, self.children_cost_cents),
             attempt=None if attempt is None or not attempt.is_carried else attempt.hand_over(),
+            life_before=None if job is None else job.life_before,
         )
 
     def notify(self) -> None:
@@ -288,11 +312,20 @@ class Backlog:
     def enqueue(self, entry: Entry) -> None:
         """Puts a task into the queue of its agent."""
         task = entry.task
-        queue = self.queues.get(task.agent)
-        if queue is None:
-            queue = self.queues[task.agent] = TaskQueue()
+        queue = self._queue(task.agent)
         place = rank(task.priority, entry.since)
         queue.add(task.id, place, sticky=task.sticky_key, session=task.session)
+
+    def note_begun(self, entry: Entry) -> None:
+        """Notes that a task runs already, before others are enqueued: those of its session wait for it."""
+        if entry.task.session is not None:
+            self._queue(entry.task.agent).note_begun(entry.task.id, entry.task.session)
+
+    def _queue(self, agent: str) -> TaskQueue:
+        queue = self.queues.get(agent)
+        if queue is None:
+            queue = self.queues[agent] = TaskQueue()
+        return queue
 
     def dequeue(self, entry: Entry) -> None:
         """Takes a task out of the queue of its agent; it may be enqueued again."""

@@ -29,7 +29,7 @@ from corral.worker.contract.worker_messages import TaskResult
 from ..rules.payload import check_result
 from .accounting import Accounting
 from .attempt import state_of
-from .backlog import Entry
+from .backlog import Entry, JobRun
 from .cluster import Cluster
 from .endings import CLOSE_S, Endings, agent_gone
 from .executor import begun
@@ -77,6 +77,15 @@ class CompositeRunner:
     def execute_with(self, engine: WorkflowEngine) -> None:
         """Executes teams and workflows with an engine, which is made later, since it submits tasks itself."""
         self.engine = engine
+
+    def pause(self) -> None:
+        """Has nothing that would wait."""
+
+    def resume(self) -> None:
+        """Has nothing that has waited."""
+
+    def take_up(self, entry: Entry, run: JobRun) -> None:
+        """Never comes: what runs here is found in the store."""
 
     def _note_end(self, entry: Entry) -> None:
         if entry.task.kind in ("team", "workflow"):
@@ -207,6 +216,7 @@ class JobRunner:
         self._endings = endings
         self._agents = agents
         self._waiting: dict[str, deque[Entry]] = {}
+        self._is_paused = False
         self._taken: set[WorkerSupervisor] = set()
         self._loop = asyncio.get_running_loop()
 
@@ -234,6 +244,22 @@ class JobRunner:
             entry.task = replace(entry.task, reason=WAITS)
             entry.notify()
 
+    def pause(self) -> None:
+        """Begins no task, until `resume`."""
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """Begins tasks again."""
+        self._is_paused = False
+        for name in tuple(self._waiting):
+            self._dispatch(name)
+
+    def take_up(self, entry: Entry, run: JobRun) -> None:
+        """Goes on with a run that another program of the daemon has left."""
+        self._taken.add(run.supervisor)
+        entry.stop = self._loop.create_future()
+        self._endings.keep(self._to_its_end(entry, run, entry.stop, self._agents.operations.settled(*run)))
+
     def worker_changed(self, supervisor: WorkerSupervisor) -> None:
         """Begins the next task of a job whose worker may be at rest."""
         if supervisor.worker.spec.type == "oneshot":
@@ -255,7 +281,7 @@ class JobRunner:
 
     def _free(self, name: str) -> WorkerSupervisor | None:
         agent = self._agents.agents.get(name)
-        if agent is None or self._agents.draining:
+        if agent is None or self._agents.draining or self._is_paused:
             return None
         idle = (k for k in agent.supervisors if k not in self._taken and not k.takes_room)
         return next(idle, None)
@@ -278,25 +304,34 @@ class JobRunner:
                 self._loop.call_later(RETRY_AFTER_S, self.enqueue, entry)
             return
         self._writer.start(entry, started)
+        run = JobRun(supervisor, supervisor.worker.incarnation)
+        await self._to_its_end(entry, run, stop, self._agents.operations.restart([supervisor]))
+
+    async def _to_its_end(
+        self, entry: Entry, run: JobRun, stop: asyncio.Future[CorralError], work: Coroutine[Any, Any, None]
+    ) -> None:
+        """Waits for the end of a run, which `work` returns from, and writes it."""
+        task, entry.job = entry.task, run
         try:
-            await self._perform(entry, supervisor, stop)
+            await self._perform(entry, run, stop, self._loop.create_task(work))
         except Exception as error:  # a defect of ours must not keep the task, or block its callers
             logger.exception("cannot perform task %s", task.id)
             defect = InternalError(f'cannot perform task "{task.id}": {error!r}'[:1000])
             await self._endings.end(entry, "failed", defect)
         finally:
-            self._release(supervisor)
+            self._release(run.supervisor)
 
     def _release(self, supervisor: WorkerSupervisor) -> None:
         self._taken.discard(supervisor)
         self._dispatch(supervisor.spec.name)
 
-    async def _perform(self, entry: Entry, supervisor: WorkerSupervisor, stop: asyncio.Future[CorralError]) -> None:
-        task, before = entry.task, supervisor.worker.incarnation
+    async def _perform(
+        self, entry: Entry, run: JobRun, stop: asyncio.Future[CorralError], work: asyncio.Task[None]
+    ) -> None:
+        task, (supervisor, before) = entry.task, run
         limit_s = task.boundaries.timeout_s
-        work = self._loop.create_task(self._agents.operations.restart([supervisor]))
         ends: set[asyncio.Future[Any]] = {work, stop}  # of different results
-        await asyncio.wait(ends, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(ends, timeout=_left_s(task), return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             work.cancel()
             await asyncio.wait({work})

@@ -24,8 +24,8 @@ from corral.worker.contract.records import Task, TaskKind
 
 from ..rules.availability import Down, free_slots, slot_of, takes_tasks, waits_when_down, wanted_workers, why_down
 from ..rules.queue import TaskQueue
-from .attempt import Attempt, AttemptHandover
-from .backlog import Dependencies, Entry, waiting_reason
+from .attempt import Attempt
+from .backlog import Dependencies, Entry, JobRun, TaskHandover, waiting_reason
 from .budgets import Budgets
 from .endings import Endings, agent_gone, not_begun_in_time
 from .executor import Executor
@@ -50,6 +50,18 @@ class TaskRunner(Protocol):
 
     def enqueue(self, entry: Entry) -> None:
         """Begins a task as soon as its turn has come."""
+
+    def pause(self) -> None:
+        """Begins no task, until `resume`."""
+        ...
+
+    def resume(self) -> None:
+        """Begins tasks again."""
+        ...
+
+    def take_up(self, entry: Entry, run: JobRun) -> None:
+        """Goes on with a run that another program of the daemon has left."""
+        ...
 
 
 class Dispatcher(Queues):
@@ -139,11 +151,15 @@ class Dispatcher(Queues):
         """Begins nothing, and ends nothing by its time, until `resume`."""
         self._is_held = True
         self._executor.hold()
+        for runner in {*self._runners.values()}:
+            runner.pause()
 
     def resume(self) -> None:
         """Begins what has waited since `pause`."""
         self._is_held = False
         self._executor.release()
+        for runner in {*self._runners.values()}:
+            runner.resume()
         later, self._later = self._later, []
         for entry in later:
             self.enqueue(entry)
@@ -402,9 +418,12 @@ class Dispatcher(Queues):
         assert entry is not None, "an ended task waits no more"
         return entry, worker
 
-    def take_up(self, entry: Entry, supervisor: WorkerSupervisor, left: AttemptHandover) -> None:
-        """Goes on with an attempt that another program of the daemon has left."""
-        self._executor.take_up(entry, supervisor, self, left)
+    def take_up(self, entry: Entry, supervisor: WorkerSupervisor, left: TaskHandover) -> None:
+        """Goes on with an attempt, or the run of a job, that another program of the daemon has left."""
+        if left.attempt is not None:
+            self._executor.take_up(entry, supervisor, self, left.attempt)
+        elif left.life_before is not None:
+            self._runners["job"].take_up(entry, JobRun(supervisor, left.life_before))
 
     def release(self, supervisor: WorkerSupervisor, task: Task) -> None:
         """Frees the place of a task on a worker, and dispatches the next."""

@@ -214,6 +214,7 @@ class Executor:
         assert answer is not None, "a worker that runs tasks speaks corral"
         attempt.take_up(left, answer)
         entry.attempt = attempt
+        self._sessions.started(task)
         self._endings.keep(self._run(entry, attempt, _Place(scheduler, supervisor, task), None))
 
     def _begin_now(self, entry: Entry, attempt: Attempt, started: Task) -> Writing | None:

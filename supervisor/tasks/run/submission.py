@@ -306,7 +306,7 @@ class Recovery:
         Those that another program of this daemon has `left` run on: `take_up` follows.
         """
         known_left = {each.task.id: each for each in left}
-        running = {each.task.id for each in left if each.attempt is not None}
+        running = {each.task.id for each in left if each.runs}
         await self._accounting.budgets.load()
         await self._writer.load_counts()
         now, here = time.time(), asyncio.get_running_loop().time()
@@ -322,6 +322,8 @@ class Recovery:
                 entry.task, entry.is_measured = found.task, found.is_measured
                 entry.children_tokens, entry.children_cost_cents = found.children
             self._backlog.add(entry)
+            if task.id in running:
+                self._backlog.note_begun(entry)
             self._endings.watch_deadline(entry)
             entries.append(entry)
         await self._accounting.load(self._store)
@@ -333,8 +335,8 @@ class Recovery:
         for each in left:
             entry, worker = self._backlog.find(each.task.id), each.task.worker
             supervisor = None if worker is None else self._agents.registry.supervisor(worker)
-            if entry is not None and supervisor is not None and each.attempt is not None:
-                self._dispatcher.take_up(entry, supervisor, each.attempt)
+            if entry is not None and supervisor is not None and each.runs:
+                self._dispatcher.take_up(entry, supervisor, each)
 
     async def _resume(self, entry: Entry, running: Collection[str]) -> None:
         task, endings = entry.task, self._endings

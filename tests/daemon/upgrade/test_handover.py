@@ -47,8 +47,10 @@ def test_what_was_begun_for_requests_is_handed_over() -> None:
     assert line.begun == {}
     noted = replace(line, begun={"a-1": {"tasks": {"0": "t2"}}, 7: {"unsettled": 0}})
     agents = {"counts": replace(agent, workers=(replace(agent.workers[0], line=noted),))}
-    found = handover.decode(handover.encode(replace(known, agents=agents)))
-    assert found.agents == agents
+    tasks = (known.tasks[0], replace(known.tasks[0], attempt=None, life_before=7))
+    assert [each.runs for each in tasks] == [True, True]
+    found = handover.decode(handover.encode(replace(known, agents=agents, tasks=tasks)))
+    assert (found.agents, found.tasks) == (agents, tasks)
 
 
 def test_what_a_later_version_adds_is_ignored() -> None:

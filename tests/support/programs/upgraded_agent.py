@@ -31,6 +31,11 @@ async def work(task: Task) -> object:
             tasks = [{"agent": "slow", "objective": "work", "input": child} for child in children]
             found = await task.delegate_all(tasks, max_parallel=2)
             return {"all": [each.output if isinstance(each, Result) else str(each) for each in found], **seen(task)}
+        case {"turn": turn}:
+            await may_go.wait()
+            turns = [*task.memory.data.get("turns", []), turn]
+            task.memory.data["turns"] = turns
+            return {"turns": turns, **seen(task)}
         case _:
             await may_go.wait()
     print(f"done {task.id}", flush=True)

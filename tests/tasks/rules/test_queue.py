@@ -55,6 +55,15 @@ def test_one_task_of_a_session_runs_at_a_time_and_delays_no_other() -> None:
     assert queue.next(ONE) == ("second", "a-0")
 
 
+def test_others_of_a_session_wait_for_a_task_that_runs_from_before() -> None:
+    queue = TaskQueue()
+    queue.note_begun("runs", "s")
+    queue.add("next", 0.0, session="s")
+    assert (queue.next(ONE), queue.offered) == (None, 0)
+    queue.end("runs", "s")
+    assert queue.next(ONE) == ("next", "a-0")
+
+
 def test_a_task_that_is_tried_again_keeps_its_place_in_front_of_its_session() -> None:
     queue = TaskQueue()
     queue.add("first", 1.0, session="s")
