@@ -8,6 +8,7 @@ import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -258,7 +259,8 @@ def test_forty_steps_are_paid_once_each_whatever_is_killed(daemon: DaemonProcess
         if chance.random() < 0.5:
             pid = daemon.worker("stepper-0")["pid"]
             if pid is not None:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # an earlier kill of the daemon may be ending it just now
+                    os.kill(pid, signal.SIGKILL)
         else:
             daemon.kill()
             daemon.start()

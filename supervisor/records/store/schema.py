@@ -338,7 +338,7 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     # What waits for a person, until it is seen: a sealed record each.
     """
-    CREATE TABLE inbox (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID
+    CREATE TABLE inbox (id TEXT PRIMARY KEY, agent TEXT NOT NULL, record BLOB NOT NULL) WITHOUT ROWID
     """,
 )
 

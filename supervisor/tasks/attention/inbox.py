@@ -33,7 +33,7 @@ KEPT_MOST: dict[InboxKind, int] = {"failed": 1_000, "budget": 1_000, "done": 100
 
 TEXT_CHARS = 1_000
 
-SAVE = "INSERT OR REPLACE INTO inbox (id, record) VALUES (?, ?)"
+SAVE = "INSERT OR REPLACE INTO inbox (id, agent, record) VALUES (?, ?, ?)"
 REMOVE = "DELETE FROM inbox WHERE id = ?"
 
 IsKnown = Callable[[str], bool]
@@ -184,7 +184,10 @@ class Inbox:
             item = kept.get(each)
             if item is None and each in self._seen:
                 item = InboxItem(id=each, kind="question", at="", agent="", text="")
-            yield (REMOVE, (each,)) if item is None else (SAVE, (each, seal(msgspec.json.encode(item), compress=False)))
+            if item is None:
+                yield REMOVE, (each,)
+            else:
+                yield SAVE, (each, item.agent, seal(msgspec.json.encode(item), compress=False))
 
     # -- what is asked for
 
