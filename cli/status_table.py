@@ -104,7 +104,7 @@ def _rows(session: Session, entry: Mapping[str, object]) -> Iterator[list[str]]:
     if (revision := entry.get("overridden")) is not None:
         reason += f", set by revision {revision}"
     shown = " ".join(_exit_words(inner(worker, "last_exit")) for worker in workers)
-    reason = ", ".join(filter(None, (reason, _warmth(entry, shown), _change(entry))))
+    reason = ", ".join(filter(None, (reason, _warmth(entry, shown), _change(entry), _changed_tools(entry))))
     counts = [
         str(sum(int(number(worker, key) or 0) for worker in workers)) if workers else ""
         for key in ("restarts", "renewals")
@@ -167,6 +167,8 @@ def _reason(session: Session, entry: Mapping[str, object], worker: Mapping[str, 
         parts.append(f"set by revision {revision}")
     if len(items(entry, "workers")) == 1 and (change := _change(entry)):
         parts.append(change)
+    if len(items(entry, "workers")) == 1 and (changed := _changed_tools(entry)):
+        parts.append(changed)
     if not parts and (tools := items(entry, "tools")):
         parts.append(f"{len(tools)} tools")
     return ": ".join(parts)
@@ -198,6 +200,16 @@ def _change(entry: Mapping[str, object]) -> str:
     if not last:
         return ""
     return " ".join(filter(None, ("change", word(last, "revision"), f"was taken back: {word(last, 'reason')}")))
+
+
+def _changed_tools(entry: Mapping[str, object]) -> str:
+    """Returns how many tools of a server are not as they were accepted; empty if all are."""
+    about = inner(entry, "mcp")
+    if not (changed := items(about, "changed")):
+        return ""
+    tools = "1 tool has" if len(changed) == 1 else f"{len(changed)} tools have"
+    held = ", held" if about.get("held") else ""
+    return f"{tools} changed{held}: corral mcp diff {word(entry, 'name')}"
 
 
 def _why_degraded(worker: Mapping[str, object]) -> Iterator[str]:

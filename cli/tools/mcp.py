@@ -27,7 +27,11 @@ from ..render import Record, Table, inner, inners, items, number, word
 
 mcp = CommandGroup(
     "mcp",
-    table={"import": "tools.import_servers", "login": "tools.login", "logins": "tools.login", "logout": "tools.login"},
+    table={
+        "import": "tools.import_servers",
+        **dict.fromkeys(("login", "logins", "logout"), "tools.login"),
+        **dict.fromkeys(("diff", "accept"), "tools.pins"),
+    },
     help="Manage MCP servers, and list and call their tools.",
 )
 

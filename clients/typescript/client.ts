@@ -6,6 +6,18 @@ import type { RequestOptions, ServerEvent } from "./connection.ts";
 export { Connection, CorralError } from "./connection.ts";
 export type { ConnectionOptions, RequestOptions, ServerEvent } from "./connection.ts";
 
+/** Accepts the words that the tools of a server have now, or one of them; with the `digest` of the diff that was seen, only those. */
+export interface AcceptParamsWithoutName {
+  tool?: string | null;
+  digest?: string | null;
+}
+
+/** Lists the tools of a server whose words were accepted, by their own names. */
+export interface Accepted {
+  name: string;
+  tools: Array<string>;
+}
+
 /**
  * Specifies several new agents and servers, which may require each other: all are added, or none.
  *
@@ -1742,6 +1754,7 @@ export interface SelectionParamsWithoutNames {
  * `era` and `version` are those of the last negotiated protocol, null if there was none. `listed_at` is the time of
  * its last listing, also by an earlier daemon. `calls`, `failures` and `retries` count since it was added or
  * the daemon started. `warning` names a risk of its configuration, `stderr` has its last lines after it gave up.
+ * `changed` are the tools, at most 100, that are not as they were accepted; with `held` they cannot be called.
  */
 export interface ServerStatus {
   era: string | null;
@@ -1757,6 +1770,8 @@ export interface ServerStatus {
   waiting: number;
   warning?: string | null;
   stderr?: Array<string>;
+  changed?: Array<string>;
+  held?: boolean;
 }
 
 /** Lists MCP servers. */
@@ -2482,6 +2497,27 @@ export interface ToolCallRate {
   limit: number;
 }
 
+/**
+ * Represents a tool that is not as it was accepted: `parts` have changed, or it is `new`.
+ *
+ * `accepted` (null for a new tool) and `pending` have the keys of MCP that are compared: `title`, `description`, `inputSchema`,
+ * `outputSchema`, `annotations`. A `held` one cannot be called.
+ */
+export interface ToolChange {
+  tool: string;
+  parts: Array<"annotations" | "description" | "inputSchema" | "new" | "outputSchema" | "title">;
+  accepted: Record<string, unknown> | null;
+  pending: Record<string, unknown>;
+  held: boolean;
+}
+
+/** Lists the tools of a server that are not as they were accepted; `digest` stands for all of them. */
+export interface ToolDiff {
+  name: string;
+  digest: string;
+  changes: Array<ToolChange>;
+}
+
 /** Lists tools; `failures` has the servers that could not be asked. */
 export interface Tools {
   tools: Array<Tool>;
@@ -3177,6 +3213,16 @@ export class Corral extends Connection {
   /** Lists the MCP servers, with the tools that they listed last. */
   listServers(options?: RequestOptions): Promise<Servers> {
     return this.request("GET", "/api/v1/mcp/servers", [], {}, options) as Promise<Servers>;
+  }
+
+  /** Accepts the words that the tools of an MCP server have now; those that were held can be called again. */
+  acceptTools(args: { name: string } & AcceptParamsWithoutName, options?: RequestOptions): Promise<Accepted> {
+    return this.request("POST", "/api/v1/mcp/servers/{name}/accept", [], args, options) as Promise<Accepted>;
+  }
+
+  /** Returns the tools of an MCP server whose words are not those that were accepted, with both. */
+  diffTools(args: { name: string; tool?: string }, options?: RequestOptions): Promise<ToolDiff> {
+    return this.request("GET", "/api/v1/mcp/servers/{name}/changes", ["tool"], args, options) as Promise<ToolDiff>;
   }
 
   /** Starts a login to a remote MCP server (OAuth): returns the address that a person's browser has to open. */

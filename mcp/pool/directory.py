@@ -149,7 +149,7 @@ class Directory:
             return [
                 {**tool_object(tool), "name": exposed}
                 for exposed, (_, tool) in sorted(view.tools.items())
-                if admits(access, exposed, tool.is_read_only)
+                if admits(access, exposed, tool.is_read_only) and tool.is_listed
             ]
         if kind == "prompts":
             return [
@@ -170,7 +170,7 @@ class Directory:
         return [
             tool_record(exposed, server, tool)
             for exposed, (server, tool) in sorted(self.view(access).tools.items())
-            if admits(access, exposed, tool.is_read_only)
+            if admits(access, exposed, tool.is_read_only) and tool.is_listed
         ]
 
     def documents(self, access: Access = FULL) -> list[Document]:
@@ -259,6 +259,13 @@ def may_admit(access: Access, exposed: str) -> bool:
 def not_allowed(name: str) -> PermissionDenied:
     """Returns the error of a call of a tool that is not allowed."""
     return _not_allowed("tool", name)
+
+
+def held(name: str, server: str) -> Conflict:
+    """Returns the error of a call of a tool that is held."""
+    remedy = f"corral mcp diff {name} shows what; corral mcp accept {name}"
+    text = f'cannot call "{name}": it has changed since it was accepted, and is held: {remedy}'
+    return Conflict(text, tool=name, server=server, reason="held")
 
 
 def _not_allowed(kind: str, name: str) -> PermissionDenied:

@@ -33,7 +33,7 @@ from ..protocol.messages import CALL, COMPLETE, GET_PROMPT, NOBODY, READ, Caller
 from ..upstream import tool_tasks
 from ..upstream.session import Session
 from .backend import Backend, Concurrency, Process
-from .directory import MAX_NEAR, Directory, may_admit, not_allowed, tool_object
+from .directory import MAX_NEAR, Directory, held, may_admit, not_allowed, tool_object
 from .dispatcher import Dispatcher, is_backing_off, may_retry, too_late, within
 from .placement import Share
 from .subscriptions import Subscribers
@@ -359,6 +359,8 @@ class Pool:
         has_failed = True
         try:
             if target.tool is not None:
+                if target.tool.is_held:
+                    raise held(target.name, entry.backend.name)
                 self._check_arguments(target)
             if settings.max_calls_per_minute:
                 self._check_rate(entry)
@@ -402,7 +404,7 @@ class Pool:
     ) -> dict[str, object]:
         """Sends a request to a process, and retries it where that is safe and useful."""
         entry = target.entry
-        settings = entry.backend.settings
+        settings, listed = entry.backend.settings, entry.backend.catalogue.tools
         is_shared = may_overlap(target.tool, settings.concurrency)
         sharer = _sharer(settings.share, caller)
         attempt = 0
@@ -427,6 +429,8 @@ class Pool:
                     left_s = None
                     if deadline is not None:
                         left_s = max(0.0, deadline - asyncio.get_running_loop().time())
+                    if target.tool is not None and entry.backend.catalogue.tools is not listed:
+                        _check_not_held(target)  # the process that was started or waited for lists other words
                     present = entry.backend.settings  # they may have changed during the wait
                     limits_s = (present.request_timeout_s, present.max_request_timeout_s)
                     return await tool_tasks.request(
@@ -502,6 +506,13 @@ def _name_in(method: str, params: Mapping[str, object]) -> str:
     if not isinstance(value, str) or not value:
         raise InvalidParams(f'cannot call "{method}": it needs {field}', key=field)
     return value
+
+
+def _check_not_held(target: Target) -> None:
+    """Refuses a call of a tool that is held by now."""
+    own, backend = target.params["name"], target.entry.backend
+    if any(tool.is_held for tool in backend.catalogue.tools if tool.name == own):
+        raise held(target.name, backend.name)
 
 
 def _sharer(share: Share, caller: Caller) -> str | None:

@@ -182,7 +182,8 @@ def request_meta(
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
     """Represents one tool, as its server describes it.
 
-    `fields` is the unchanged entry, with all its keys: clients may know more of them.
+    `fields` is the unchanged entry, with all its keys: clients may know more of them. `change` says what nobody has accepted:
+    its words have changed, or it is new. A tool that `is_held` cannot be called until somebody does; a new one is not listed either.
     """
 
     name: str
@@ -191,6 +192,8 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     output_schema: dict[str, object] | None = None
     annotations: dict[str, object] = {}
     fields: dict[str, object] = {}
+    change: Literal["", "changed", "new"] = ""
+    is_held: bool = False
 
     @staticmethod
     def from_wire(value: object) -> "Tool | None":
@@ -207,6 +210,11 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
             annotations=as_object(fields.get("annotations")) or {},
             fields=fields,
         )
+
+    @property
+    def is_listed(self) -> bool:
+        """Returns False for a held tool that nobody has accepted: nothing of it is shown to a model."""
+        return not (self.is_held and self.change == "new")
 
     @property
     def is_read_only(self) -> bool:

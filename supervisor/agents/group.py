@@ -67,7 +67,7 @@ def make_agents(records: RecordsGroup, workers: WorkersGroup, tenants: TenantsGr
     logins = Logins(grants, Steps(workers.commands, host), bus.publish)
     workers.requests.give_tokens_by(logins.token)
 
-    running = make_running(records.store, workers, registry, pool, tenants)
+    running = make_running(records, workers, registry, pool, tenants)
     rollouts, rolling_restart = Rollouts(running), RollingRestart(running)
     agents = Agents(running, rollouts, logins)
     startup = agents.startup

@@ -30,6 +30,7 @@ SHOWN_ELSEWHERE: dict[str, str] = {
     "ask_missing": "test_exposed_agents.py::test_a_person_is_asked_for_required_arguments_that_a_call_leaves_out",
     "control": "test_rights.py::test_a_grant_is_taken_back_by_a_reload_without_a_restart",
     "placement": "test_cluster_placement.py::test_labels_choose_nodes_and_a_reload_adds_changes_and_removes",
+    "mcp.on_tool_change": "test_tool_pins.py::test_a_reload_that_holds_what_has_changed_needs_no_restart",
     "models": "test_models.py::test_a_reload_changes_prices_and_limits_of_a_model",
     "stores": "test_stores.py::test_a_reload_rolls_the_workers_of_a_store_whose_address_has_changed",
     "memory.pool": "test_memory.py::test_a_reload_changes_a_pool_and_the_agents_in_it",

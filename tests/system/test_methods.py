@@ -320,6 +320,8 @@ def _servers(call: Calls) -> None:
     call("mcp.read", uri="odd://a")
     call("agent.show", name="odd")
     call("mcp.logins")
+    call("mcp.diff", name="odd")
+    call("mcp.accept", name="odd")
 
 
 def _rights(call: Calls) -> None:

@@ -19,6 +19,7 @@ from ..control.params import Addition
 from ..control.reports import Approvals, Costs, InboxItems, InboxSeen, TaskLog
 from ..control.revisions import RevisionDiff, Revisions, RevisionShown, RolledBack
 from ..control.tenants import TenantAdded, TenantChanged, TenantShown
+from ..control.tool_pins import Accepted, ToolDiff
 from ..methods import access, agent, daemon, deployment, events, mcp, state, task
 from .calling import calls, declares
 
@@ -374,6 +375,9 @@ class Methods:
         after: str | None = None,
     ) -> results.LogLines: ...
 
+    @declares(mcp.MCP_ACCEPT)
+    async def accept_tools(self, name: str, *, tool: str | None = None, digest: str | None = None) -> Accepted: ...
+
     @declares(mcp.MCP_CALL)
     async def call_tool(
         self,
@@ -383,6 +387,9 @@ class Methods:
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> object: ...
+
+    @declares(mcp.MCP_DIFF)
+    async def diff_tools(self, name: str, *, tool: str | None = None) -> ToolDiff: ...
 
     @declares(mcp.MCP_FINISH_LOGIN)
     async def finish_login(self, name: str, login: str, *, redirect: str | None = None) -> Login: ...

@@ -401,6 +401,7 @@ class ServerStatus(Struct, frozen=True, kw_only=True):
     `era` and `version` are those of the last negotiated protocol, null if there was none. `listed_at` is the time of
     its last listing, also by an earlier daemon. `calls`, `failures` and `retries` count since it was added or
     the daemon started. `warning` names a risk of its configuration, `stderr` has its last lines after it gave up.
+    `changed` are the tools, at most 100, that are not as they were accepted; with `held` they cannot be called.
     """
 
     era: str | None
@@ -416,6 +417,8 @@ class ServerStatus(Struct, frozen=True, kw_only=True):
     waiting: int
     warning: str | None = None
     stderr: list[str] = []
+    changed: list[str] = []
+    held: bool = False
 
 
 class InstancesStatus(Struct, frozen=True):

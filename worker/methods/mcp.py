@@ -2,6 +2,7 @@
 
 from ..control import params, results
 from ..control.logins import LoggedOut, Login, LoginFinishParams, LoginParams, Logins, LoginStarted, LogoutParams
+from ..control.tool_pins import Accepted, AcceptParams, ToolDiff, ToolDiffParams
 from .faces import faces
 from .method import Signature, access, method, open_result
 from .rules import NAME, OPEN, TOOL, Rule
@@ -97,4 +98,20 @@ MCP_LOGINS = method(
     access("read", Rule(lists=(("logins", "name"),))),
     faces("GET /mcp/logins", python="list_logins", command="mcp logins"),
     "Lists the remote MCP servers with the state of their logins, without tokens.",
+)
+
+MCP_DIFF = method(
+    Signature("mcp.diff", ToolDiffParams, ToolDiff),
+    access("read", NAME),
+    faces("GET /mcp/servers/{name}/changes", python="diff_tools", command="mcp diff"),
+    "Returns the tools of an MCP server whose words are not those that were accepted, with both.",
+    example={"name": "files"},
+)
+
+MCP_ACCEPT = method(
+    Signature("mcp.accept", AcceptParams, Accepted),
+    access("admin", NAME, recorded="or-refused", recorded_keys=("tools",)),
+    faces("POST /mcp/servers/{name}/accept", python="accept_tools", command="mcp accept"),
+    "Accepts the words that the tools of an MCP server have now; those that were held can be called again.",
+    example={"name": "files", "tool": "read_file"},
 )

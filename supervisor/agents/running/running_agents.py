@@ -15,7 +15,7 @@ from corral.mcp.protocol.catalog import Catalogue
 from corral.mcp.upstream.session import Session
 from corral.supervisor.config.spec.spec import Config, Spec
 from corral.supervisor.records.events.bus import Bus
-from corral.supervisor.records.store.store import Store
+from corral.supervisor.records.group import RecordsGroup
 from corral.supervisor.tenants.group import TenantsGroup
 from corral.supervisor.tenants.quotas.room import TenantRoom
 from corral.supervisor.tenants.registry.tenants import Tenants
@@ -35,6 +35,7 @@ from .registry import Registry
 from .replicas import Replicas
 from .startup import Startup
 from .tool_cache import ToolCache
+from .tool_pins import ToolPins
 
 GONE_S = 5.0
 """Seconds to wait for the end of a process that has closed its pipes; after that it counts as unreachable."""
@@ -225,6 +226,7 @@ class McpServers:
 
     def __init__(self, pool: Pool, tools: ToolCache, control: ServerControl) -> None:
         self.pool = pool
+        self.pins, self.accept = tools.pins, tools.accept
         self._tools = tools
         self._control = control
 
@@ -308,12 +310,13 @@ class RunningAgents:
 
 
 def make_running(
-    store: Store, workers: WorkersGroup, registry: Registry, pool: Pool, tenants: TenantsGroup
+    records: RecordsGroup, workers: WorkersGroup, registry: Registry, pool: Pool, tenants: TenantsGroup
 ) -> RunningAgents:
     """Makes the running set of one daemon, empty."""
-    shared = workers.shared
+    shared, store = workers.shared, records.store
+    pins = ToolPins(store, shared.bus, records.audit)
     table, revisions = AgentTable(store), Revisions(store, shared.bus)
-    tools, emergency = ToolCache(store, shared.bus, pool), EmergencyStopSwitch(table, shared.bus)
+    tools, emergency = ToolCache(store, shared.bus, pool, pins), EmergencyStopSwitch(table, shared.bus)
     room = TenantRoom(registry, tenants.gate)
     startup = Startup(registry, emergency, shared.bus, tenants.tenants, room)
     operations = Operations(shared, registry, startup, emergency)

@@ -22,6 +22,7 @@ from corral.worker.contract import codec
 from corral.worker.contract.errors import CorralError
 
 from .agent import Agent, is_at_risk
+from .tool_pins import ToolPins
 
 MAX_KEPT_BYTES = 4 * 1024 * 1024
 """Bytes of one stored catalog as JSON: a larger one is read from its server again by each daemon."""
@@ -52,7 +53,8 @@ def fingerprint(spec: Spec) -> bytes:
 class ToolCache:
     """Holds what each server offers; the table `catalogue`."""
 
-    def __init__(self, store: Store, bus: Bus, pool: Pool) -> None:
+    def __init__(self, store: Store, bus: Bus, pool: Pool, pins: ToolPins) -> None:
+        self.pins = pins
         self._store = store
         self._bus = bus
         self._pool = pool
@@ -61,6 +63,7 @@ class ToolCache:
 
     async def load(self) -> None:
         """Reads the catalogs that an earlier daemon stored."""
+        await self.pins.load()
         rows = await self._store.read("SELECT server, fingerprint, value FROM catalogue")
         for server, stamp, value in rows:
             if isinstance(stamp, bytes) and isinstance(value, bytes):
@@ -72,7 +75,7 @@ class ToolCache:
         if stamp != fingerprint(spec):
             return Catalogue()
         try:
-            return msgspec.json.decode(value, type=Catalogue)
+            return self.pins.trusted(spec, msgspec.json.decode(value, type=Catalogue))
         except msgspec.DecodeError as error:  # another version of corral has written it
             logger.info("lists of %s are read again: %s", spec.name, error)
             return Catalogue()
@@ -88,7 +91,17 @@ class ToolCache:
         if fingerprint(before) != fingerprint(agent.spec):
             agent.catalogue = Catalogue()
             self._drop(agent.name)
-        self._pool.listed(agent.name)
+            self._pool.listed(agent.name)
+        elif before.mcp.on_tool_change != agent.spec.mcp.on_tool_change:
+            self.relist(agent)
+        else:
+            self._pool.listed(agent.name)
+
+    async def accept(self, agent: Agent, tool: str | None, digest: str | None) -> list[str]:
+        """Accepts the words that tools of a server have now, and offers them; returns the names of those tools."""
+        accepted = await self.pins.accept(agent.name, tool, digest)
+        self.relist(agent)
+        return accepted
 
     def relist(self, agent: Agent) -> None:
         """Takes the catalog of the processes that have their places now, after some were replaced."""
@@ -103,6 +116,7 @@ class ToolCache:
     def forget(self, name: str) -> None:
         """Drops the catalog of a server that was removed."""
         self._drop(name)
+        self.pins.forget(name)
         self._warned.discard(name)
 
     def _updated(self, agent: Agent, supervisor: WorkerSupervisor, uri: str) -> None:
@@ -114,7 +128,7 @@ class ToolCache:
         if supervisor not in agent.supervisors:
             return  # it has no place yet, or no longer
         earlier = agent.catalogue
-        agent.catalogue = catalogue
+        agent.catalogue = self.pins.trusted(agent.spec, catalogue)
         self._keep(agent.spec, catalogue)
         before, after = ({tool.name for tool in each.tools} for each in (earlier, catalogue))
         if before != after and earlier.is_known:

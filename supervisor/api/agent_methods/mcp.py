@@ -4,9 +4,11 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from corral.mcp.pool import pins
 from corral.mcp.pool.pool import Pool
 from corral.supervisor.agents.external.logins import Logins as LoginFlows
 from corral.supervisor.agents.membership.agents import Agents
+from corral.supervisor.agents.running.agent import Agent
 from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.tasks.worker_api.tool_calls import LISTING_S, ToolCalls, caller_of
 from corral.supervisor.workers.lifecycle.state_machine import NEEDS_LOGIN, State
@@ -14,6 +16,7 @@ from corral.worker.contract.errors import NotFound
 from corral.worker.contract.names import qualified
 from corral.worker.contract.trace_context import KEY
 from corral.worker.control import logins as shapes
+from corral.worker.control import tool_pins
 from corral.worker.control.params import AttachParams, CallParams, NoParams, ReadParams, ToolsParams
 from corral.worker.control.results import Done, Prompts, Resources, Servers, Tool, Tools
 from corral.worker.methods import mcp as methods
@@ -78,10 +81,7 @@ class LoginMethods:
         return shapes.Logins(logins=[await self._facts(spec) for spec in specs])
 
     def _spec(self, name: str) -> Spec:
-        agent = self._agents.agents.get(name)
-        if agent is None or agent.spec.kind != "mcp":
-            raise NotFound(f'cannot find MCP server "{name}"', name=name)
-        return agent.spec
+        return _server(self._agents, name).spec
 
     async def _facts(self, spec: Spec) -> shapes.Login:
         facts = await self._logins.facts(spec)
@@ -89,6 +89,13 @@ class LoginMethods:
             if isinstance(facts.get(key), float):
                 facts[key] = _text_of(facts[key])
         return as_result(facts, shapes.Login)
+
+
+def _server(agents: Agents, name: str) -> Agent:
+    agent = agents.agents.get(name)
+    if agent is None or agent.spec.kind != "mcp":
+        raise NotFound(f'cannot find MCP server "{name}"', name=name)
+    return agent
 
 
 def _text_of(wall_s: object) -> str:
@@ -109,6 +116,29 @@ class McpMethods:
     async def _servers(self, _params: NoParams, _caller: Caller) -> Servers:
         servers = [a for a in self._agents.agents.values() if a.spec.kind == "mcp"]
         return Servers(servers=[self._status.agent_status(server) for server in servers])
+
+    @serve(methods.MCP_DIFF)
+    async def _diff(self, params: tool_pins.ToolDiffParams, _caller: Caller) -> tool_pins.ToolDiff:
+        agent = _server(self._agents, params.name)
+        held = agent.spec.mcp.on_tool_change == "hold"
+        found = self._agents.servers.pins.pending(agent.name, params.tool)
+        changes = [
+            tool_pins.ToolChange(
+                tool=name,
+                parts=pins.changed_parts(pin),
+                accepted=None if pin.accepted is None else _words(pin.accepted),
+                pending=_words(pin.pending),
+                held=held,
+            )
+            for name, pin in found.items()
+        ]
+        return tool_pins.ToolDiff(name=agent.name, digest=pins.digest_of(found, found), changes=changes)
+
+    @serve(methods.MCP_ACCEPT)
+    async def _accept(self, params: tool_pins.AcceptParams, _caller: Caller) -> tool_pins.Accepted:
+        agent = _server(self._agents, params.name)
+        tools = await self._agents.servers.accept(agent, params.tool, params.digest)
+        return tool_pins.Accepted(name=agent.name, tools=tools)
 
     @serve(methods.MCP_TOOLS)
     async def _tools(self, params: ToolsParams, caller: Caller) -> Tools:
@@ -176,3 +206,8 @@ class McpMethods:
             caller=caller_of(caller.name, whose, str(caller.who.get("tenant", ""))),
             timeout_s=params.timeout_s,
         )
+
+
+def _words(words: bytes | None) -> dict[str, object]:
+    """Returns what is compared of a tool, beside its name."""
+    return {key: value for key, value in pins.decoded(words or b"{}").items() if key != "name"}

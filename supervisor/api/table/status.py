@@ -59,6 +59,9 @@ LAST_WORDS = 5
 DESCRIBED = "title description labels"
 """Keys that tell people what an entry is; they do not concern its life."""
 
+CHANGED_MAX = 100
+"""Number of changed tools that are named."""
+
 RISK = "several processes of a server that keeps its state in each of them: a call may not find what another has left"
 
 
@@ -342,6 +345,8 @@ class StatusReport:
             **copied(stats, "calls failures retries in_flight waiting"),
             warning=RISK if is_at_risk(agent) else None,
             stderr=words[-LAST_WORDS:],
+            changed=[tool.name for tool in catalogue.tools if tool.change][:CHANGED_MAX],
+            held=any(tool.is_held for tool in catalogue.tools),
         )
 
     def worker_status(self, supervisor: WorkerSupervisor) -> WorkerStatus:

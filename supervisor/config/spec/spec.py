@@ -340,6 +340,9 @@ class Mcp(Struct, frozen=True, kw_only=True):
     """A list of more tools is replaced by [a short one](mcp.md#long-lists); 0 is never."""
     pinned: Annotated[Patterns, Key(of="agent", tenant=True)] = ()
     """Tools that a short list has as well."""
+    on_tool_change: Literal["tell", "hold"] = "tell"
+    """What follows when the words of a tool are not those that were [accepted](../how-to/pin-tools.md): they are told, or also
+    the tool is held until `corral mcp accept`."""
 
 
 class Monitoring(Struct, frozen=True, kw_only=True):

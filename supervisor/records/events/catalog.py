@@ -327,6 +327,18 @@ _TYPES = (
     EventType("mcp.login_needed", "A remote MCP server requires a token that corral does not have.", AGENT, (
         _REASON,
     )),
+    EventType("mcp.tool_changed", "A tool of a server has other words than those that were accepted, or is new.", AGENT, (
+        Field("tool", "text", "the server's own name of it"),
+        Field("parts", "list of text", "what has changed: `new`, or `title`, `description`, `inputSchema`, `outputSchema`, `annotations`"),
+        Field("accepted", "text", "SHA-256 of the accepted words; empty for a new tool"),
+        Field("pending", "text", "SHA-256 of the words that it has now"),
+        Field("held", "boolean", "whether it cannot be called until it is accepted"),
+        Field("changed", "count", "number of tools of the server that are not as accepted"),
+    )),
+    EventType("mcp.tools_accepted", "A person has accepted the words that tools of a server have now.", AGENT, (
+        Field("tools", "list of text", "their names, at most 100"),
+        Field("accepted", "count", "number of tools"),
+    )),
     EventType("mcp.tools_changed", "A server lists other tools than before.", LIFE, (
         Field("added", "list of text", "added tools, at most 100"),
         Field("removed", "list of text", "removed tools, at most 100"),

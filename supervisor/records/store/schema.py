@@ -340,6 +340,12 @@ MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE inbox (id TEXT PRIMARY KEY, agent TEXT NOT NULL, record BLOB NOT NULL) WITHOUT ROWID
     """,
+    # The words of the tools of MCP servers: those that were accepted, and others that are listed now.
+    """
+    CREATE TABLE tool_pin (
+        server TEXT NOT NULL, tool TEXT NOT NULL, accepted BLOB, pending BLOB, PRIMARY KEY (server, tool)
+    ) WITHOUT ROWID
+    """,
 )
 
 
