@@ -64,6 +64,7 @@ class _View:
         return [
             (document_of({**tool_object(tool), "name": exposed}), tool.is_read_only)
             for exposed, (_, tool) in sorted(self.tools.items())
+            if tool.is_listed
         ]
 
     @cached_property
