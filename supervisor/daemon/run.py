@@ -23,6 +23,7 @@ from corral.supervisor.config.spec.spec import Config
 from corral.supervisor.faces.socket.socket_lock import SocketLock, group_id
 from corral.supervisor.records.audit.log import daemon_record
 from corral.supervisor.records.backup.adoption import adopt
+from corral.supervisor.records.logs.capture_pipe import hold_pipes, release_pipes
 from corral.supervisor.records.logs.daemon_log import DaemonLog
 from corral.worker.contract.errors import CorralError, SpawnFailed
 
@@ -209,15 +210,20 @@ class _Daemon:
         if self._adoption is None:
             return
         left, groups = self._adoption.handover, self._groups
-        owners = await groups.agents.agents.take_up(left.agents)
+        zygotes, agents = groups.workers.shared.zygotes, groups.agents.agents
+        hold_pipes()
+        owners = zygotes.take_up(left.zygotes, agents.registry.spec_of)
+        owners |= await agents.take_up(left.agents)
         self._adoption.succeed()
         groups.tasks.recovery.take_up(left.tasks)
         groups.workers.launcher.take_up(left.launcher, owners)
+        zygotes.resume(owners)
         groups.daemon_log.set_level(left.log_level)
-        workers = groups.agents.agents.registry.lives()
+        workers = agents.registry.lives()
         groups.tasks.pubsub.take_up(left.subscriptions, workers)
         for supervisor in workers:
             supervisor.resume()
+        release_pipes()
 
     async def _open_web(self, api: ApiGroup, place: WebPlace) -> "HttpServer | None":
         """Serves HTTP, if that is wanted."""

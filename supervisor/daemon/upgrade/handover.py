@@ -20,6 +20,7 @@ from corral.supervisor.records.logs.daemon_log import Level
 from corral.supervisor.tasks.run.backlog import TaskHandover
 from corral.supervisor.workers.listening.sockets import SocketsHandover
 from corral.supervisor.workers.process.launcher_client import LauncherHandover
+from corral.supervisor.workers.zygote.handover import PoolHandover
 from corral.worker.contract.errors import Conflict
 
 LAYOUT = b"corral handover 1\n"
@@ -62,6 +63,7 @@ class Handover(Struct, frozen=True, kw_only=True):
     http: HttpHandover | None = None
     services: Mapping[str, HttpHandover] = {}
     sockets: SocketsHandover = SocketsHandover()
+    zygotes: PoolHandover = PoolHandover()
     subscriptions: Mapping[str, tuple[str, ...]] = {}
 
     @property
@@ -74,14 +76,16 @@ class Handover(Struct, frozen=True, kw_only=True):
             *([] if self.http is None else self.http.descriptors),
             *(fd for each in self.services.values() for fd in each.descriptors),
             *self.sockets.descriptors,
+            *self.zygotes.descriptors,
             *(fd for each in workers for fd in each.descriptors),
         ]
 
     @property
     def folders(self) -> frozenset[str]:
-        """Returns the folders of the workers that live on."""
+        """Returns the folders of the workers and zygotes that live on."""
         lives = [worker.life for agent in self.agents.values() for worker in agent.workers if worker.life is not None]
-        return frozenset(path for each in lives for path in (each.temporary, each.container) if path is not None)
+        own = (path for each in lives for path in (each.temporary, each.container) if path is not None)
+        return frozenset([*own, *self.zygotes.folders])
 
 
 def encode(handover: Handover) -> bytes:

@@ -153,6 +153,7 @@ class Upgrades:
             http=None if self._web is None else self._web.hand_over(),
             services={name: server.hand_over() for name, server in self._served.items()},
             sockets=groups.workers.shared.sockets.hand_over(),
+            zygotes=groups.workers.shared.zygotes.hand_over(),
             listener=listener.hand_over(),
         )
 
@@ -202,6 +203,7 @@ class Upgrades:
         """Does nothing more with what was handed over."""
         assert self._listener is not None, "the daemon serves"
         self._groups.workers.launcher.hold()
+        self._groups.workers.shared.zygotes.hold()
         hold_pipes()
         self._groups.agents.agents.leave()
         self._listener.leave()
@@ -221,9 +223,10 @@ class Upgrades:
         assert listener is not None, "the daemon serves"
         launcher, agents = groups.workers.launcher, groups.agents
         found = [] if launcher.is_settled else ["a process is being started"]
-        owned = {each.life.unit for each in agents.agents.registry.lives() if each.life is not None}
+        zygotes = groups.workers.shared.zygotes
+        owned = zygotes.units | {each.life.unit for each in agents.agents.registry.lives() if each.life is not None}
         found += [f'process "{unit}" runs' for unit in launcher.units if unit not in owned]
-        found += agents.agents.obstacles()
+        found += [*zygotes.obstacles(), *agents.agents.obstacles()]
         found += ["a deployment is under way"] if agents.deployments.is_busy else []
         found += groups.tasks.tasks.obstacles()
         found += ["a schedule is being run"] if groups.tasks.schedules.is_busy else []

@@ -81,6 +81,10 @@ class _Pipes:
         """Reads nothing more: what is printed stays in the pipes."""
         self._loop.remove_reader(self._epoll.fileno())
 
+    def release(self) -> None:
+        """Reads again."""
+        self._loop.add_reader(self._epoll.fileno(), self._read)
+
     def remove(self, fd: int) -> None:
         """Stops reading a pipe, which is still open."""
         del self._captures[fd]
@@ -118,10 +122,13 @@ _PIPES: dict[asyncio.AbstractEventLoop, _Pipes] = {}
 
 
 def hold_pipes() -> None:
-    """Reads nothing more of any pipe: the next program goes on from there."""
-    pipes = _PIPES.get(asyncio.get_running_loop())
-    if pipes is not None:
-        pipes.hold()
+    """Reads nothing more of any pipe, nor of those that are added: the next program goes on from there."""
+    _Pipes.of(asyncio.get_running_loop()).hold()
+
+
+def release_pipes() -> None:
+    """Reads all pipes again."""
+    _Pipes.of(asyncio.get_running_loop()).release()
 
 
 class CaptureHandover(Struct, frozen=True):

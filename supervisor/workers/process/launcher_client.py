@@ -44,7 +44,7 @@ from ..usage.limits import oom_of
 from . import containment, orphans
 from .containment import Containment, Subtree, Wanted
 from .launcher_link import Link, close_all
-from .parent import Child, Exit, Launch, ParentClient, Scope, Unit, UnitHandover, UnitOwner, failed
+from .parent import Child, Exit, Launch, ParentClient, Scope, UnitHandover, UnitOwner, failed
 
 __all__ = ["Child", "Exit", "Launch", "Launcher", "Listed", "Scope", "UnitOwner"]
 
@@ -87,16 +87,6 @@ class LauncherHandover(msgspec.Struct, frozen=True, kw_only=True):
     def descriptors(self) -> list[int]:
         """Returns the descriptors that are handed over."""
         return [self.socket_fd]
-
-
-class _Nobody:
-    """Owns a unit whose agent is gone: it is killed."""
-
-    def exited(self, _: Exit) -> None:
-        """Ignores its end."""
-
-    def emptied(self, _: str) -> None:
-        """Ignores its end."""
 
 
 class Door(Protocol):
@@ -219,8 +209,7 @@ class Launcher(ParentClient):
     @property
     def is_settled(self) -> bool:
         """Returns whether the launcher answers, and has been sent all that it was asked."""
-        starts = any(unit.answer is not None for unit in self._units.values())
-        return self._ready.is_set() and self._link is not None and not len(self._link.channel) and not starts
+        return self._ready.is_set() and self._link is not None and not len(self._link.channel) and not self._is_starting
 
     def hand_over(self) -> LauncherHandover:
         """Returns what the next program goes on from; for one that `is_settled`."""
@@ -244,17 +233,14 @@ class Launcher(ParentClient):
 
     def take_up(self, left: LauncherHandover, owners: Mapping[str, UnitOwner]) -> None:
         """Goes on from what the program before has left; a unit without an owner is killed."""
-        nobody = _Nobody()
-        self._units = {each.key: Unit.taken_up(each, owners.get(each.key, nobody)) for each in left.units}
         self._seq, self.unplanned = left.seq, left.unplanned
         process = left.pid, os.pidfd_open(left.pid), socket.socket(fileno=left.socket_fd)
         self._link = Link(process, self._on_message, self._silence_s, is_inside=left.is_inside)
         self._pid, self._channel = left.pid, self._link.channel
         self._link.watch()
         self._ready.set()
+        self._take_up_units(left.units, owners)
         self._watch()
-        for key in self._units.keys() - owners.keys():
-            self.kill(key)
 
     def serve(self, port: int, door: Door) -> None:
         """Gives `door` the sockets at which the workers' own networks listen on a port, before the first of them starts."""

@@ -147,7 +147,7 @@ class Channel:
 class Heartbeat:
     """Pings every PING_S, and calls `on_silence` once when nothing was received for `silence_s`."""
 
-    def __init__(self, channel: Channel, silence_s: float, on_silence: Callable[[], None]) -> None:
+    def __init__(self, channel: Channel, silence_s: float, on_silence: Callable[[], None], pings: int = 0) -> None:
         self._loop = asyncio.get_running_loop()
         self._channel = channel
         self._silence_s = silence_s
@@ -155,7 +155,7 @@ class Heartbeat:
         self._tick: asyncio.TimerHandle | None = None
         self._tick_due_s = 0.0
         self._received_s = self._loop.time()
-        self.pings = 0
+        self.pings = pings
         """Number of pings sent, and the sequence number of the newest."""
 
     def received(self) -> None:

@@ -111,13 +111,14 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnitHandover(msgspec.Struct, frozen=True):
-    """Holds what the next program has to know of a unit: its stage by name, and its processes that escaped."""
+    """Holds what the next program has to know of a unit: its stage by name, its processes that escaped, and its cgroup."""
 
     key: str
     pid: int
     stage: str
     strays: tuple[int, ...] = ()
     is_killed: bool = False
+    group: str | None = None
 
 
 class UnitOwner(Protocol):
@@ -192,15 +193,25 @@ class Unit:
 
     def hand_over(self) -> UnitHandover:
         """Returns what the next program has to know of it."""
-        return UnitHandover(self.key, self.pid, self.stage.name, self.strays, self.is_killed)
+        return UnitHandover(self.key, self.pid, self.stage.name, self.strays, self.is_killed, self.group)
 
     @classmethod
     def taken_up(cls, left: UnitHandover, owner: UnitOwner) -> Self:
         """Makes a unit from what the program before has left."""
         unit = cls(left.key, owner, None)
         unit.pid, unit.stage, unit.strays = left.pid, Stage[left.stage], left.strays
-        unit.is_killed = left.is_killed
+        unit.is_killed, unit.group = left.is_killed, left.group
         return unit
+
+
+class Nobody:
+    """Owns a unit whose agent is gone: it is killed."""
+
+    def exited(self, _: Exit) -> None:
+        """Ignores its end."""
+
+    def emptied(self, _: str) -> None:
+        """Ignores its end."""
 
 
 class ParentClient:
@@ -343,6 +354,17 @@ class ParentClient:
             "limits": dict(launch.limits),
             "sandbox": None if launch.sandbox is None else msgspec.structs.asdict(launch.sandbox),
         }
+
+    def _take_up_units(self, left: Sequence[UnitHandover], owners: Mapping[str, UnitOwner]) -> None:
+        """Goes on with units that the program before has left; kills those without an owner."""
+        self._units = {each.key: Unit.taken_up(each, owners.get(each.key, Nobody())) for each in left}
+        for key in self._units.keys() - owners.keys():
+            self.kill(key)
+
+    @property
+    def _is_starting(self) -> bool:
+        """Returns whether a process is being started."""
+        return any(unit.answer is not None for unit in self._units.values())
 
     def _ask(self, unit: str, op: str, **facts: object) -> None:
         if unit not in self._units or self._channel is None:

@@ -31,6 +31,7 @@ from ..process.parent import Child, Exit, Launch, Parent, UnitOwner
 from ..process.sandbox import Removals
 from ..usage import limits
 from ..usage.limits import Excess
+from ..zygote.client import Zygote
 from .line import DRAIN_S, Line, SilentLine
 from .shared import Shared, utc_now
 
@@ -97,6 +98,8 @@ class LifeHandover(Struct, frozen=True, kw_only=True):
     proc_fd: int | None
     frozen_for: tuple[str, ...]
     used_s: float
+    parent: str = ""
+    """The unit of the zygote that it is a fork of."""
 
     @property
     def descriptors(self) -> list[int]:
@@ -154,6 +157,7 @@ class Incarnation:
             proc_fd=self.proc_fd,
             frozen_for=tuple(self.frozen_for),
             used_s=self.used_s,
+            parent=self.parent.unit if isinstance(self.parent, Zygote) else "",
         )
 
     @classmethod

@@ -257,8 +257,6 @@ class WorkerSupervisor:
             return f'worker "{self.id}" is being replaced'
         if not worker.tree or life is None:
             return ""
-        if life.parent is not self.shared.launcher:
-            return f'worker "{self.id}" runs, which no other program can take over yet'
         return life.line.obstacle if isinstance(life.line, CorralLine | McpLine) else ""
 
     def hand_over(self) -> WorkerHandover:
@@ -299,7 +297,8 @@ class WorkerSupervisor:
         self.log.take_up(left.log)
         if left.life is not None:
             line = line_of(self.spec, _LineHooks(self, left.life.number))
-            self.life = Incarnation.taken_up(left.life, line, self.shared.launcher, self.log)
+            parent = self.shared.zygotes.parent(left.life.parent)
+            self.life = Incarnation.taken_up(left.life, line, parent, self.log)
             if isinstance(line, CorralLine | McpLine) and left.line is not None:
                 await line.take_up(left.line)
                 self._note_announced(line)

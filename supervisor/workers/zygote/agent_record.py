@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.records.logs.capture import LogWriter
 
-from ..process.parent import Launch, Parent
+from ..process.parent import Parent
 from .client import Loaded, Zygote
+from .handover import AgentZygotesHandover
 from .policy import Phase, Warmth
 from .spares import Reserve
 
@@ -67,7 +68,7 @@ class AgentRecord:
     spec: Spec
     reserve: Reserve
     state: Warmth = field(default_factory=Warmth)
-    recipe: Launch | None = None
+    recipe: str | None = None
     slots: dict[int, ZygoteSlot] = field(default_factory=dict[int, ZygoteSlot])
     order: Order | None = None
     forking: list[Parent] = field(default_factory=list[Parent])
@@ -86,6 +87,25 @@ class AgentRecord:
     def slot(self) -> ZygoteSlot | None:
         """Returns the slot of `current`."""
         return None if self.state.current is None else self.slots.get(self.state.current)
+
+    @property
+    def obstacle(self) -> str:
+        """Returns what is under way that no other program can go on with; empty where it may be handed over."""
+        is_changing = self.order or any(slot.is_ending or not slot.loaded for slot in self.slots.values())
+        if is_changing or not self.state.is_settled:
+            return f'"{self.spec.name}" is being loaded or renewed'
+        return self.reserve.obstacle
+
+    def hand_over(self) -> AgentZygotesHandover:
+        """Returns what the next program goes on from; without an obstacle."""
+        zygotes = {number: slot.zygote for number, slot in self.slots.items() if slot.zygote is not None}
+        return AgentZygotesHandover(
+            state=self.state,
+            recipe=self.recipe,
+            zygotes={number: zygote.hand_over() for number, zygote in zygotes.items() if zygote.is_running},
+            spares=self.reserve.hand_over(),
+            log=None if self.log is None else self.log.hand_over(),
+        )
 
     def facts(self) -> dict[str, object] | None:
         """Returns the facts for `status`; None if there is no zygote, and none is wanted."""

@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from ..process.parent import Child, Exit, Launch, ParentClient, Scope, Stage, Un
 from ..process.sandbox import remove_temporary
 from ..usage.limits import oom_of
 from .fork_processes import ForkCgroups, ForkPids
+from .handover import ZygoteHandover
 from .protocol import (
     Changed,
     Checked,
@@ -124,6 +125,7 @@ class Zygote(ParentClient):
         self._loop = asyncio.get_running_loop()
         self._loaded: asyncio.Future[Loaded] = self._loop.create_future()
         self._is_retired = False
+        self._is_held = False
         self._is_ending = False
         self._fault: str | None = None
         self._exit: Exit | None = None
@@ -203,16 +205,13 @@ class Zygote(ParentClient):
             self.gone.set()
             raise
         ours.setblocking(False)
-        self.pid = child.pid
-        self._pids = ForkPids(child.pid, is_inside=self.launcher.containment.pid_namespace)
+        self._know(child.pid)
         assert child.stdout_fd is not None, "it has two pipes"
         with contextlib.suppress(OSError):  # see WorkerSupervisor: Landlock's allowance hangs on it
             self._proc_fd = os.open(f"/proc/{child.pid}", os.O_PATH | os.O_CLOEXEC)
         for fd, name in ((child.stdout_fd, "stdout"), (child.stderr_fd, "stderr")):
             self._captures.append(Capture(fd, self._log.stream("stdout" if name == "stdout" else "stderr")))
-        self._channel = Channel(ours, self._on_message, receive=receive, on_end=self._on_end, batch=BATCH)
-        silent = partial(self._kill_faulty, f"sent nothing for {self._silence_s:g} s")
-        self._pulse = Heartbeat(self._channel, self._silence_s, silent)
+        self._connect(ours)
         self._look()
         try:
             # Its own word may be on its way when the caller waits no longer.
@@ -220,6 +219,84 @@ class Zygote(ParentClient):
         except BaseException:
             self._end()
             raise
+
+    def _know(self, pid: int) -> None:
+        self.pid = pid
+        self._pids = ForkPids(pid, is_inside=self.launcher.containment.pid_namespace)
+
+    def _connect(self, sock: socket.socket, pings: int = 0) -> None:
+        self._channel = Channel(sock, self._on_message, receive=receive, on_end=self._on_end, batch=BATCH)
+        silent = partial(self._kill_faulty, f"sent nothing for {self._silence_s:g} s")
+        self._pulse = Heartbeat(self._channel, self._silence_s, silent, pings)
+
+    # --- from one program of the daemon to the next --------------------------------------------
+
+    @property
+    def obstacle(self) -> str:
+        """Returns what is under way that no other program can go on with; empty where it may be handed over."""
+        if self._channel is None or not self.is_running:
+            return f'"{self.unit}" is loading or ending'
+        is_asked = self._is_starting or self._checks or len(self._channel)
+        return f'"{self.unit}" is busy' if is_asked or self._emptying or self._chores else ""
+
+    @property
+    def is_running(self) -> bool:
+        """Returns whether it has loaded and lives: it can be handed over."""
+        return self._channel is not None and not self._is_over and self._loaded.done()
+
+    def hand_over(self) -> ZygoteHandover:
+        """Returns what the next program goes on from; for one that runs."""
+        assert self._channel is not None, "it is connected"
+        assert self._pulse is not None, "it is connected"
+        frozen, abandoned = self._cgroups.hand_over()
+        return ZygoteHandover(
+            unit=self.unit,
+            parent=self.launcher.unit if isinstance(self.launcher, Zygote) else "",
+            pid=self.pid,
+            socket_fd=self._channel.fd,
+            proc_fd=self._proc_fd if self._proc_fd >= 0 else None,
+            temporary=self._launch.temporary,
+            memory_bytes=self._launch.memory_bytes,
+            loaded=self._loaded.result(),
+            captures=tuple(each.hand_over() for each in self._captures if not each.closed),
+            units=tuple(unit.hand_over() for unit in self._units.values()),
+            seq=self._seq,
+            pings=self._pulse.pings,
+            pongs=self._pongs,
+            is_retired=self._is_retired,
+            due=self._due,
+            aliases=self._aliases,
+            frozen=frozen,
+            abandoned=abandoned,
+        )
+
+    def hold(self) -> None:
+        """Reads and forks nothing more: another program goes on from here."""
+        self._is_held = True
+        self._let_go()
+        if self._channel is not None:
+            self._channel.hold()
+
+    def take_up(self, left: ZygoteHandover) -> None:
+        """Takes what the program before has left; `resume` follows, before which nothing is read or sent."""
+        self._know(left.pid)
+        self._proc_fd = -1 if left.proc_fd is None else left.proc_fd
+        for each in left.captures:
+            stream = self._log.stream(each.name)
+            stream.take_up(each.stream)
+            self._captures.append(Capture(each.fd, stream))
+        self._seq, self._pongs, self._is_retired = left.seq, left.pongs, left.is_retired
+        self._due, self._aliases = dict(left.due), dict(left.aliases)
+        self._cgroups.take_up(left.frozen, left.abandoned)
+        self._loaded.set_result(left.loaded)
+
+    def resume(self, left: ZygoteHandover, owners: Mapping[str, UnitOwner]) -> None:
+        """Reads and forks again; a unit without an owner is killed."""
+        self._connect(socket.socket(fileno=left.socket_fd), left.pings)
+        self._take_up_units(left.units, owners)
+        assert self._pulse is not None, "it is connected"
+        self._pulse.watch()
+        self._look()
 
     async def spawn(
         self,
@@ -236,6 +313,8 @@ class Zygote(ParentClient):
         """
         unit = self._unit(launch.unit, owner)
         try:
+            if self._is_held:
+                await self._loop.create_future()  # the next program starts it
             if not self.is_loaded:
                 raise failed(launch.unit, "zygote", errno.EAGAIN, "its zygote is gone")
             joining = self._cgroups.make(launch, unit)
@@ -260,7 +339,7 @@ class Zygote(ParentClient):
                 self._cgroups.abandon(unit)
             raise
 
-    def hand_over(self, unit: str, to: str, owner: UnitOwner) -> bool:
+    def rename(self, unit: str, to: str, owner: UnitOwner) -> bool:
         """Gives a unit another name and owner in all further reports; returns False if it is known to have ended."""
         found = self._units.get(unit)
         if found is None or found.stage is not Stage.RUNNING:

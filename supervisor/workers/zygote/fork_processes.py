@@ -6,7 +6,7 @@ the kernel shows a child of the zygote behind it. Must not know the messages' or
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from corral.supervisor.machine.linux import cgroup, kernel, pid_namespace
 from corral.worker.contract.errors import Overloaded
@@ -23,6 +23,14 @@ class ForkCgroups:
         self._groups = groups
         self._frozen: set[str] = set()
         self._abandoned: set[str] = set()  # to be removed as soon as they are empty
+
+    def hand_over(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Returns what the next program goes on from: the frozen groups, and the abandoned ones."""
+        return tuple(self._frozen), tuple(self._abandoned)
+
+    def take_up(self, frozen: Iterable[str], abandoned: Iterable[str]) -> None:
+        """Goes on from what the program before has left."""
+        self._frozen, self._abandoned = set(frozen), set(abandoned)
 
     def make(self, launch: Launch, unit: Unit) -> list[int]:
         """Makes a group if there are cgroups; returns the descriptor through which a process joins it."""

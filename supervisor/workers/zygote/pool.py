@@ -7,7 +7,7 @@ it. The replacement of workers after a renewal is done by `rolling_restart`: her
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -15,6 +15,7 @@ import msgspec
 
 from corral.supervisor.config.spec.spec import Spec
 from corral.supervisor.records.events.bus import Bus
+from corral.supervisor.records.logs.capture import LogWriter
 from corral.supervisor.records.logs.rotating_file import LogLimits
 from corral.supervisor.records.logs.store import LogStore
 from corral.worker.contract.errors import CorralError, SpawnFailed
@@ -26,9 +27,10 @@ from ..process.parent import Child, Launch, Parent, UnitOwner
 from . import policy
 from .agent_record import AgentRecord, Order, ZygoteSlot, words_of_changes, words_of_unfit
 from .client import Loaded, Zygote
+from .handover import PoolHandover, ZygoteHandover
 from .policy import Phase
 from .preloads import Preloads
-from .spares import Reserve, substance
+from .spares import Reserve, recipe_of
 
 CHECK_S = 5.0
 """Seconds after which a zygote without an answer counts as one without changed sources."""
@@ -87,6 +89,8 @@ class ZygotePool:
         self._generation = generation
         self._preloads = Preloads(launcher, host, logs, generation, on_changed=self._note_shared_changes)
         self._records: dict[str, AgentRecord] = {}
+        self._taken_up: dict[str, AgentRecord] = {}
+        self._left: dict[str, tuple[Zygote, ZygoteHandover]] = {}
         self._starts = 0
         self._chores: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -99,6 +103,79 @@ class ZygotePool:
         for notify in self._on_order:
             notify(name)
 
+    # -- from one program of the daemon to the next
+
+    @property
+    def _zygotes(self) -> list[Zygote]:
+        slots = (slot for record in self._records.values() for slot in record.slots.values())
+        return [*(slot.zygote for slot in slots if slot.zygote is not None), *self._preloads.zygotes]
+
+    @property
+    def units(self) -> frozenset[str]:
+        """Returns the units of all zygotes."""
+        return frozenset(zygote.unit for zygote in self._zygotes)
+
+    def obstacles(self) -> list[str]:
+        """Returns what no other program can go on with, each in words."""
+        each_in_words = [each.obstacle for each in self._zygotes] + [each.obstacle for each in self._records.values()]
+        is_busy = self._chores or self._preloads.is_busy
+        return [*filter(None, each_in_words), *(["zygotes are being loaded or checked"] if is_busy else [])]
+
+    def hand_over(self) -> PoolHandover:
+        """Returns what the next program goes on from; without obstacles."""
+        agents = {name: record.hand_over() for name, record in self._records.items()}
+        return PoolHandover(agents, self._preloads.hand_over())
+
+    def hold(self) -> None:
+        """Reads and forks nothing more: the next program goes on from there."""
+        for zygote in self._zygotes:
+            zygote.hold()
+
+    def take_up(self, left: PoolHandover, spec_of: Callable[[str], Spec | None]) -> dict[str, UnitOwner]:
+        """Takes what the program before has left; returns the owners of the units of zygotes and spares.
+
+        `resume` follows when the workers were taken up; nobody is told of a zygote before, as its agent has no worker yet.
+        """
+        self._left = {each.unit: (zygote, each) for zygote, each in self._preloads.take_up(left.shared, spec_of)}
+        owners: dict[str, UnitOwner] = {unit: zygote for unit, (zygote, _) in self._left.items()}
+        for name, each in left.agents.items():
+            if (spec := spec_of(name)) is None:
+                continue  # its processes have no owner, and are killed
+            self._taken_up[name] = record = self._make_record(spec)
+            record.state, record.recipe = each.state, each.recipe
+            if each.log is not None:
+                self._log_of(record).take_up(each.log)
+            for number, zygote in each.zygotes.items():
+                owners[zygote.unit] = self._take_up_zygote(record, number, zygote)
+            if record.current is not None:
+                record.reserve.take_up(each.spares, record.current, spec)
+                owners |= dict.fromkeys(record.reserve.units, record.reserve)
+        return owners
+
+    def _take_up_zygote(self, record: AgentRecord, number: int, left: ZygoteHandover) -> Zygote:
+        parent = self._left[left.parent][0] if left.parent else self._launcher
+        zygote = self._zygote(record, number, parent, left.launch)
+        task = self._loop.create_task(self._attend(record, number, zygote))
+        slot = ZygoteSlot(record.spec, task, zygote, left.loaded, left.unit, is_retired=left.is_retired)
+        record.slots[number] = slot
+        zygote.take_up(left)
+        self._left[left.unit] = zygote, left
+        return zygote
+
+    def resume(self, owners: Mapping[str, UnitOwner]) -> None:
+        """Reads and forks again, with the owners of all units."""
+        for zygote, left in self._left.values():
+            zygote.resume(left, owners)
+        self._records |= self._taken_up
+        self._left, self._taken_up = {}, {}
+        for record in self._records.values():
+            self._arm(record)
+            record.reserve.set_goal(record.current, record.spec)
+
+    def parent(self, unit: str) -> Parent:
+        """Returns a zygote that was taken up, by its unit; the launcher for ""."""
+        return self._left[unit][0] if unit else self._launcher
+
     # -- how a worker starts
 
     async def prepared(self, spec: Spec, doomed: asyncio.Event) -> None:
@@ -108,7 +185,7 @@ class ZygotePool:
         record = self._record(spec)
         self._feed(record, policy.Wanted())
         record.reserve.delay()
-        recipe: Launch | None = None
+        recipe: str | None = None
         with contextlib.suppress(CorralError):  # the start itself reports it
             recipe = await self._recipe(spec)
         stopped = self._loop.create_task(doomed.wait())
@@ -302,27 +379,32 @@ class ZygotePool:
     def _record(self, spec: Spec) -> AgentRecord:
         record = self._records.get(spec.name)
         if record is None:
-            is_urgent = lambda: self._starts > 0  # noqa: E731  # evaluated at each call
-            reserve = Reserve(spec.name, self._host, self._bus, self._generation, is_urgent)
-            record = self._records[spec.name] = AgentRecord(spec, reserve)
+            record = self._records[spec.name] = self._make_record(spec)
         return record
+
+    def _make_record(self, spec: Spec) -> AgentRecord:
+        is_urgent = lambda: self._starts > 0  # noqa: E731  # evaluated at each call
+        return AgentRecord(spec, Reserve(spec.name, self._host, self._bus, self._generation, is_urgent))
 
     def _feed(self, record: AgentRecord, event: policy.Event) -> None:
         before = record.state
         record.state, actions = policy.step(before, event, self._loop.time())
         for action in actions:
             self._perform(record, action)
-        if record.timer is not None:
-            record.timer.cancel()
-            record.timer = None
-        if record.state.due is not None:
-            record.timer = self._loop.call_at(record.state.due, self._feed, record, policy.Tick())
+        self._arm(record)
         if record.state == before:
             return
         if record.state.phase is Phase.ABSENT:
             record.order = record.recipe = None
         record.reserve.set_goal(record.current, record.spec)
         record.changed.set()
+
+    def _arm(self, record: AgentRecord) -> None:
+        if record.timer is not None:
+            record.timer.cancel()
+            record.timer = None
+        if record.state.due is not None:
+            record.timer = self._loop.call_at(record.state.due, self._feed, record, policy.Tick())
 
     def _begin(self, chore: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(chore)
@@ -414,10 +496,10 @@ class ZygotePool:
             logger.warning("cannot check whether sources of %s have changed: %s", record.spec.name, error)
             return []
 
-    async def _recipe(self, spec: Spec) -> Launch:
-        """Returns the launch of a zygote without the parts that a renewal handles: zygotes with equal ones may fork for each other."""
-        launch = substance(await prepare(spec, self._host, ""))
-        return msgspec.structs.replace(launch, argv=(spec.python or "", spec.entrypoint or ""))
+    async def _recipe(self, spec: Spec) -> str:
+        """Returns the recipe of a zygote without the parts that a renewal handles: zygotes with equal ones may fork for each other."""
+        launch = await prepare(spec, self._host, "")
+        return recipe_of(msgspec.structs.replace(launch, argv=(spec.python or "", spec.entrypoint or "")))
 
     # -- one zygote
 
@@ -436,7 +518,8 @@ class ZygotePool:
             logger.exception("cannot load the zygote of %s", slot.spec.name)
             await self._give_up(record, number, repr(error))
         else:
-            slot.task = self._loop.create_task(self._attend(record, number, slot))
+            assert slot.zygote is not None, "it has loaded"
+            slot.task = self._loop.create_task(self._attend(record, number, slot.zygote))
             self._feed(record, policy.Loaded(number, words_of_unfit(slot.loaded)))
 
     async def _start(self, record: AgentRecord, number: int, slot: ZygoteSlot) -> Loaded:
@@ -446,25 +529,29 @@ class ZygotePool:
         slot.unit = unit
         parent = await self._preloads.parent_of(spec, unit)
         launch = await prepare_zygote(spec, self._host, unit, anew=number > 1)
-        if record.log is None:
-            limits = LogLimits.of(spec.monitoring)
-            record.log = self._logs.writer(spec.name, spec.name + SUFFIX, limits)
-        slot.zygote = Zygote(
-            parent or self._launcher,
-            launch,
-            on_changed=partial(self._note_changes, record, number),
-            on_lost=partial(self._note_loss, record, number),
-            log=record.log,
-        )
+        slot.zygote = self._zygote(record, number, parent or self._launcher, launch)
         loaded = await slot.zygote.start()
         if not slot.zygote.is_loaded:
             raise SpawnFailed(f'cannot load "{unit}": it died at once', unit=unit)
         return loaded
 
-    async def _attend(self, record: AgentRecord, number: int, slot: ZygoteSlot) -> None:
+    def _zygote(self, record: AgentRecord, number: int, parent: Launcher | Zygote, launch: Launch) -> Zygote:
+        return Zygote(
+            parent,
+            launch,
+            on_changed=partial(self._note_changes, record, number),
+            on_lost=partial(self._note_loss, record, number),
+            log=self._log_of(record),
+        )
+
+    def _log_of(self, record: AgentRecord) -> LogWriter:
+        name = record.spec.name
+        record.log = record.log or self._logs.writer(name, name + SUFFIX, LogLimits.of(record.spec.monitoring))
+        return record.log
+
+    async def _attend(self, record: AgentRecord, number: int, zygote: Zygote) -> None:
         """Waits for the end of a retired zygote, and removes it."""
-        assert slot.zygote is not None, "it has loaded"
-        await slot.zygote.gone.wait()
+        await zygote.gone.wait()
         await self._remove(record, number)
 
     async def _give_up(self, record: AgentRecord, number: int, reason: str, *, lacking: bool = False) -> None:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from corral.supervisor.config.spec.spec import Spec
+from corral.supervisor.config.spec.spec import Monitoring, Spec
+from corral.supervisor.records.logs.capture import LogHandover, LogWriter
 from corral.supervisor.records.logs.rotating_file import LogLimits
 from corral.supervisor.records.logs.store import LogStore
 from corral.worker.contract.errors import CorralError, SpawnFailed, Timeout
@@ -24,7 +25,8 @@ from ..process.launcher_client import Launcher
 from ..process.parent import Launch
 from .agent_record import words_of_unfit
 from .client import Zygote
-from .spares import substance
+from .handover import PreloadHandover, PreloadsHandover, SharedZygoteHandover, ZygoteHandover
+from .spares import recipe_of
 
 SUFFIX = ".preload"
 """Suffix of the name of the agent that began it, in units and logs."""
@@ -39,7 +41,7 @@ logger = logging.getLogger(__name__)
 class Preload:
     """Tracks the processes for agents that are started alike: the one that forks, and those that are left of earlier sources."""
 
-    recipe: Launch
+    recipe: str
     current: Zygote | None = None
     work: asyncio.Task[None] | None = None
     checked_at: float = 0.0
@@ -74,7 +76,7 @@ class Preloads:
         self._generation = generation
         self._on_changed = on_changed
         self._preloads: list[Preload] = []
-        self._zygotes: dict[str, Zygote] = {}
+        self._zygotes: dict[str, tuple[Zygote, LogWriter]] = {}
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -123,17 +125,65 @@ class Preloads:
 
     def pids(self) -> list[int]:
         """Returns the pids of these processes."""
-        return [zygote.pid for zygote in self._zygotes.values() if zygote.pid]
+        return [zygote.pid for zygote, _ in self._zygotes.values() if zygote.pid]
 
     async def close(self) -> None:
         """Ends all of them; those that were forked from them should have ended."""
         self._preloads.clear()
-        await asyncio.gather(*(zygote.close() for zygote in [*self._zygotes.values()]))
+        await asyncio.gather(*(zygote.close() for zygote, _ in [*self._zygotes.values()]))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _preload(self, recipe: Launch) -> Preload:
+    # -- from one program of the daemon to the next
+
+    @property
+    def zygotes(self) -> list[Zygote]:
+        """Returns these processes."""
+        return [zygote for zygote, _ in self._zygotes.values()]
+
+    @property
+    def is_busy(self) -> bool:
+        """Returns whether one is being loaded, checked or chosen."""
+        return any(each.work or each.waiting for each in self._preloads)
+
+    def hand_over(self) -> PreloadsHandover:
+        """Returns what the next program goes on from."""
+        preloads = (
+            PreloadHandover(
+                recipe=each.recipe,
+                current=None if each.current is None else each.current.unit,
+                users={unit: zygote.unit for unit, zygote in each.users.items()},
+                checked_at=each.checked_at,
+                failed_at=each.failed_at,
+                loads=each.loads,
+            )
+            for each in self._preloads
+        )
+        running = [each for each in self._zygotes.values() if each[0].is_running]
+        zygotes = (SharedZygoteHandover(log.agent, zygote.hand_over(), log.hand_over()) for zygote, log in running)
+        return PreloadsHandover(tuple(preloads), tuple(zygotes))
+
+    def take_up(
+        self, left: PreloadsHandover, spec_of: Callable[[str], Spec | None]
+    ) -> list[tuple[Zygote, ZygoteHandover]]:
+        """Takes what the program before has left; returns the processes, which are to be resumed."""
+        taken = dict[str, Zygote]()
+        for each in left.preloads:
+            found = Preload(each.recipe, checked_at=each.checked_at, failed_at=each.failed_at, loads=each.loads)
+            self._preloads.append(found)
+            for shared in left.zygotes:
+                if shared.zygote.unit in (each.current, *each.users.values()):
+                    spec = spec_of(shared.agent)  # None: it was removed, and others use it
+                    monitoring = Monitoring() if spec is None else spec.monitoring
+                    made = self._make(found, shared.zygote.launch, shared.agent, monitoring, shared.log)
+                    taken[shared.zygote.unit] = made
+                    made.take_up(shared.zygote)
+            found.current = None if each.current is None else taken.get(each.current)
+            found.users = {unit: taken[name] for unit, name in each.users.items() if name in taken}
+        return [(taken[each.zygote.unit], each.zygote) for each in left.zygotes if each.zygote.unit in taken]
+
+    def _preload(self, recipe: str) -> Preload:
         found = next((each for each in self._preloads if each.recipe == recipe), None)
         if found is None:
             now = self._loop.time()
@@ -142,11 +192,11 @@ class Preloads:
             self._preloads.append(found)
         return found
 
-    async def _recipe(self, spec: Spec) -> Launch:
-        """Returns the launch without the parts that belong to one agent: equal ones may be shared."""
-        launch = substance(await prepare_zygote(_without_agent(spec), self._host, ""))
+    async def _recipe(self, spec: Spec) -> str:
+        """Returns the recipe without the parts that belong to one agent: equal ones may be shared."""
+        launch = await prepare_zygote(_without_agent(spec), self._host, "")
         env = {key: value for key, value in launch.env.items() if key != "CORRAL_AGENT"}
-        return msgspec.structs.replace(launch, env=env)
+        return recipe_of(msgspec.structs.replace(launch, env=env))
 
     def _begin(self, found: Preload, work: Coroutine[None, None, None]) -> None:
         async def run() -> None:
@@ -195,7 +245,20 @@ class Preloads:
     async def _started(self, found: Preload, spec: Spec, unit: str) -> Zygote:
         """Starts one, and returns it when it can fork."""
         launch = await prepare_zygote(_without_agent(spec), self._host, unit, anew=found.loads > 0)
-        log = self._logs.writer(spec.name, spec.name + SUFFIX, LogLimits.of(spec.monitoring))
+        zygote = self._make(found, launch, spec.name, spec.monitoring)
+        loaded = await zygote.start()
+        if (unfit := words_of_unfit(loaded)) or not zygote.is_loaded:
+            zygote.retire()
+            raise SpawnFailed(unfit or "it died at once", unit=unit)
+        return zygote
+
+    def _make(
+        self, found: Preload, launch: Launch, agent: str, monitoring: Monitoring, left: LogHandover | None = None
+    ) -> Zygote:
+        """Makes one, whose log goes on from what the program before has left."""
+        unit, log = launch.unit, self._logs.writer(agent, agent + SUFFIX, LogLimits.of(monitoring))
+        if left is not None:
+            log.take_up(left)
 
         def lost(zygote: Zygote, _: str) -> None:
             if found.current is zygote:
@@ -205,9 +268,8 @@ class Preloads:
             for each in [user for user, parent in found.users.items() if parent is zygote]:
                 self._on_changed(each, paths)
 
-        zygote = self._zygotes[unit] = Zygote(
-            self._launcher, launch, on_changed=changed, on_lost=lost, log=log, is_shared=True
-        )
+        zygote = Zygote(self._launcher, launch, on_changed=changed, on_lost=lost, log=log, is_shared=True)
+        self._zygotes[unit] = zygote, log
 
         async def attend() -> None:
             await zygote.gone.wait()
@@ -215,10 +277,6 @@ class Preloads:
             self._logs.release(log)
 
         self._task(attend())
-        loaded = await zygote.start()
-        if (unfit := words_of_unfit(loaded)) or not zygote.is_loaded:
-            zygote.retire()
-            raise SpawnFailed(unfit or "it died at once", unit=unit)
         return zygote
 
 

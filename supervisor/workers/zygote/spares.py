@@ -7,10 +7,12 @@ status lists them, and no limit of processes counts them.
 
 import asyncio
 import contextlib
+import hashlib
 import itertools
+import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -24,6 +26,7 @@ from ..process.launcher_link import close_all
 from ..process.parent import Child, Exit, Launch, UnitOwner
 from ..process.sandbox import remove_temporary
 from .client import Zygote
+from .handover import SpareHandover
 from .policy import SPARE_S, doubled_s
 
 REFILL_S = 0.05
@@ -42,7 +45,7 @@ class Spare(msgspec.Struct, frozen=True):
 
     zygote: Zygote
     child: Child
-    launch: Launch
+    recipe: str
     temporary: str | None
     born_at: float
 
@@ -88,17 +91,18 @@ class Reserve:
 
     def take(self, zygote: Zygote, launch: Launch, owner: UnitOwner) -> Spare | None:
         """Takes a spare that was started like `launch`; it is that worker from now on."""
+        recipe = recipe_of(launch) if self._spares else ""
         for unit, spare in list(self._spares.items()):
-            if spare.zygote is not zygote or substance(spare.launch) != substance(launch):
+            if spare.zygote is not zygote or spare.recipe != recipe:
                 self._end(unit)  # a variable or a secret has changed since
                 continue
-            if not zygote.hand_over(unit, launch.unit, owner):
+            if not zygote.rename(unit, launch.unit, owner):
                 continue  # `exited` will report its end
             del self._spares[unit]
             self._failures = 0
             self._fill_soon()
             child = msgspec.structs.replace(spare.child, unit=launch.unit)
-            return msgspec.structs.replace(spare, child=child, launch=launch)
+            return msgspec.structs.replace(spare, child=child)
         self._fill_soon()
         return None
 
@@ -132,6 +136,30 @@ class Reserve:
             self._filling.cancel()
             await asyncio.gather(self._filling, return_exceptions=True)
         await asyncio.gather(*self._removals, return_exceptions=True)
+
+    # -- from one program of the daemon to the next
+
+    @property
+    def obstacle(self) -> str:
+        """Returns what is under way that no other program can go on with; empty where it may be handed over."""
+        return f'a spare of "{self._name}" is ending' if self._ending or self._removals else ""
+
+    def hand_over(self) -> tuple[SpareHandover, ...]:
+        """Returns what the next program goes on from."""
+        return tuple(
+            SpareHandover(each.child, each.recipe, each.temporary, each.born_at) for each in self._spares.values()
+        )
+
+    def take_up(self, left: Iterable[SpareHandover], zygote: Zygote, spec: Spec) -> None:
+        """Goes on from what the program before has left: forks of this zygote."""
+        self._zygote, self._spec = zygote, spec
+        for each in left:
+            self._spares[each.child.unit] = Spare(zygote, each.child, each.recipe, each.temporary, each.born_at)
+
+    @property
+    def units(self) -> Iterable[str]:
+        """Returns the units of the spares."""
+        return self._spares
 
     # -- one after the other
 
@@ -174,7 +202,7 @@ class Reserve:
             if zygote is self._zygote:
                 self._fail(error.message)
             return
-        spare = Spare(zygote, child, launch, zygote.temporary_of(launch), self._loop.time())
+        spare = Spare(zygote, child, recipe_of(launch), zygote.temporary_of(launch), self._loop.time())
         self._spares[unit] = spare
         if zygote is not self._zygote or self._spec is None or len(self) > self._spec.min_spare:
             self._end(unit)
@@ -203,6 +231,14 @@ def substance(launch: Launch) -> Launch:
     own = {kernel.MARK, INSTANCE, *(("TMPDIR",) if launch.temporary is not None else ())}
     env = {k: v for k, v in launch.env.items() if k not in own}
     return msgspec.structs.replace(launch, unit="", temporary=None, env=env)
+
+
+def recipe_of(launch: Launch) -> str:
+    """Returns what is equal for launches that start alike, also of a version that knows more or fewer keys with a default."""
+    defaults = {each.name: each.default for each in msgspec.structs.fields(Launch)}
+    own = {k: v for k, v in msgspec.to_builtins(substance(launch)).items() if v != defaults[k]}
+    # Not by msgspec: an environment may have bytes that are no UTF-8.
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
 
 def _last_words(fd: int) -> str:

@@ -3,12 +3,13 @@
 import asyncio
 import fcntl
 import os
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from corral.supervisor.records.logs.capture_pipe import FULL_READS, LARGER_PIPES, Capture
+from corral.supervisor.records.logs.capture_pipe import FULL_READS, LARGER_PIPES, Capture, hold_pipes, release_pipes
 from corral.supervisor.records.logs.rotating_file import FLOOD_BYTES, READ_BYTES
 from corral.supervisor.records.logs.store import LogStore
 from log_folder import MIB, content, run, writer_of
@@ -140,3 +141,22 @@ def test_a_flood_waits_at_its_pipe_while_another_tenant_calls_and_loses_nothing(
 
     run(scenario)
     logs.close()
+
+
+def test_a_pipe_that_comes_while_pipes_are_held_is_read_after_that(logs: LogStore) -> None:
+    """Else a program that then cannot go on would have read what the one before needs."""
+
+    async def test() -> None:
+        hold_pipes()
+        pipe = Pipe(logs)
+        pipe.print(len(LINE))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        held = fcntl.ioctl(pipe.writing, termios.FIONREAD, b"    ")
+        assert int.from_bytes(held, "little") == len(LINE)
+        release_pipes()
+        while not await logs.read():
+            await asyncio.sleep(0)
+        pipe.end()
+
+    run(test)

@@ -302,7 +302,7 @@ def test_a_spare_is_a_worker_once_it_has_another_name(tmp_path: Path, options: d
         async with ZygoteHarness(tmp_path, options, "") as harness:
             await harness.start()
             child = await harness.spawn("perjurer.spare#1")
-            harness.zygote.hand_over("perjurer.spare#1", "perjurer-0#7", harness)
+            harness.zygote.rename("perjurer.spare#1", "perjurer-0#7", harness)
             assert harness.zygote.roots("perjurer-0#7") == (child.pid,)
             assert harness.zygote.roots("perjurer.spare#1") == ()
             harness.zygote.signal("perjurer-0#7", signal.SIGKILL)
@@ -320,7 +320,7 @@ def test_a_spare_whose_death_is_on_its_way_under_its_old_name_is_reported_by_its
             until = time.monotonic() + BOUND_S
             while is_there(child.pid):  # the loop stands still: nothing of it is heard meanwhile
                 assert time.monotonic() < until
-            harness.zygote.hand_over("perjurer.spare#1", "perjurer-0#7", harness)
+            harness.zygote.rename("perjurer.spare#1", "perjurer-0#7", harness)
             await harness.until(lambda: harness.empty == ["perjurer-0#7"])
             assert harness.losses == []
 
@@ -334,7 +334,7 @@ def test_a_spare_whose_death_is_known_becomes_no_worker(tmp_path: Path) -> None:
             child = await harness.spawn("perjurer.spare#1")
             os.kill(child.pid, signal.SIGKILL)
             await harness.until(lambda: "perjurer.spare#1" in harness.exits)
-            assert harness.zygote.hand_over("perjurer.spare#1", "perjurer-0#7", harness) is False
+            assert harness.zygote.rename("perjurer.spare#1", "perjurer-0#7", harness) is False
             await harness.until(lambda: harness.empty == ["perjurer.spare#1"])
 
     run(main())

@@ -39,7 +39,7 @@ class Forks:
     def temporary_of(self, launch: Launch) -> None:
         """None has one."""
 
-    def hand_over(self, unit: str, to: str, _owner: object) -> bool:
+    def rename(self, unit: str, to: str, _owner: object) -> bool:
         return unit != to
 
     def kill(self, unit: str) -> None:
