@@ -49,6 +49,7 @@ EXCLUDED: Mapping[str, str] = {
     "emergency_stop": "every agent would be down, and most answers the same refusal",
     "reload": "it would restore the crew over and over, and restart what the run has changed",
     "refresh_runtime": "it is a reload",
+    "upgrade": "it closes the connection over which it came",
     "set_log_level": "a log at level debug makes the run three times as long",
 }
 """Operations that are not called, each with the reason."""
