@@ -8,6 +8,7 @@ from corral.supervisor.records.group import RecordsGroup
 from corral.supervisor.tasks.group import TasksGroup
 from corral.supervisor.workers.group import WorkersGroup
 
+from .desk.answers import Answers
 from .desk.desk import ModelDesk
 from .desk.journals import Journals
 from .desk.ledger import Ledger
@@ -37,7 +38,8 @@ def make_models(records: RecordsGroup, workers: WorkersGroup, agents: Agents, ta
     journals = Journals(records.state_dir / "model-calls", store, gathered, store.generation)
     desk = ModelDesk(keys, agents, tasks.accounting, ledger, journals, under_way, records.tracing)
     endpoints = ModelEndpoints(registry, host.secrets)
-    gateway = ModelGateway(workers.launcher, host, store.generation, desk, endpoints)
+    answers = Answers(tasks.backlog, tasks.tasks.steps, ledger, records.tracing)
+    gateway = ModelGateway(workers.launcher, host, store.generation, desk, endpoints, answers)
     workers.launcher.serve(MODEL_PORT, gateway)
     records.in_force.subscribe(lambda _: gateway.refresh())
     host.before_launch(ModelAccess(keys, registry, gateway).given)

@@ -43,6 +43,7 @@ SHOWN_ELSEWHERE: dict[str, str] = {
 NOT_SEEN: dict[str, str] = {
     "audit.max_bytes": AT_EACH_USE,
     "concurrency": AT_EACH_USE,
+    "memo": AT_EACH_USE,
     "mcp.enable_mcp_logging": AT_EACH_USE,
     "mcp.max_retries": AT_EACH_USE,
     "mcp.probe_timeout": "it is read when a server is greeted, at its next start",

@@ -344,6 +344,8 @@ def check_exposed(document: Document, path: KeyPath, own: Mapping[str, object]) 
     protocol = own.get("protocol", "corral")
     if protocol not in ("corral", "webhook", "acp", "a2a"):
         document.refuse(path, own, ["expose", "input_schema", "output_schema"], f'protocol = "{protocol}" has no tasks')
+    if protocol not in ("corral", "acp"):
+        document.refuse(path, own, ["memo"], f'with protocol = "{protocol}" no call of a task passes through corral')
 
 
 def check_call(document: Document, path: KeyPath, own: Mapping[str, object]) -> None:

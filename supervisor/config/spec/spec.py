@@ -756,6 +756,10 @@ class Spec(Struct, frozen=True, kw_only=True):
     models: Annotated[tuple[str, ...], each(a_model, "names"), Key("restart", of="agent", tenant=True)] = ()
     """The [models](#modelsname) that it may call through the gateway, which measures its tokens; the first of each kind
     is the one of the usual variables."""
+    memo: Annotated[bool, Key(of="agent", tenant=True)] = False
+    """For agents that have no [steps](tasks.md#steps) of their own: calls of models and tools that were answered before
+    their worker died are answered from the record when the task begins again, see [agents without
+    steps](tasks.md#agents-without-steps)."""
     health: Checks | None = None
     """Health checks, see [Health](#health); not set: MCP servers are asked by MCP, agents send heartbeats."""
     ready: Annotated[Ready, Key(of="agent")] | None = None

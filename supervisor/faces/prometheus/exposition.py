@@ -212,7 +212,12 @@ def _of_models(found: list[ModelFigures]) -> Iterator[Metric]:
     """Yields what the gateway has measured; a model that was not called has no series."""
     tables: list[tuple[str, str, str, Callable[[ModelFigures], Mapping[str, float]]]] = [
         ("corral_model_tokens", "Measured tokens of a model, by what they are.", "part", lambda each: each.tokens),
-        ("corral_model_calls", "Calls of a model that were let pass, by outcome.", "outcome", lambda each: each.calls),
+        (
+            "corral_model_calls",
+            "Calls of a model that were let pass, by outcome; recorded ones were answered from the record of their task.",
+            "outcome",
+            lambda each: each.calls,
+        ),
         (
             "corral_model_refused",
             "Calls of a model that were refused, by limit or reason.",

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from corral.supervisor.agents.membership.agents import Agents
+from corral.supervisor.config.declared.models import DeclaredModel
 from corral.supervisor.records.telemetry.tracing import ModelCall, Tracing
 from corral.supervisor.tasks.rules.boundaries import overspent
 from corral.supervisor.tasks.run.accounting import Accounting
 from corral.supervisor.tasks.run.backlog import Entry
+from corral.supervisor.tasks.run.cluster import is_on_engine
 from corral.supervisor.tenants.quotas.spending import MINUTE_S
 from corral.supervisor.workers.lifecycle.state_machine import State
 from corral.supervisor.workers.supervision.worker_supervisor import WorkerSupervisor
@@ -46,6 +48,16 @@ class LastCall(NamedTuple):
     at: float
     is_ok: bool
     reason: str
+
+
+class Recall(NamedTuple):
+    """Represents a call that may have been answered in an earlier beginning of its task: no limit was looked at yet."""
+
+    unit: str
+    entry: Entry
+    request: str
+    model: DeclaredModel
+    above: str | None
 
 
 class ModelDesk:
@@ -83,8 +95,12 @@ class ModelDesk:
         """Returns the number of calls under way."""
         return len(self._under_way)
 
-    def decide(self, asked: Mapping[str, Any]) -> Mapping[str, object]:  # Any: JSON
-        """Returns the answer for a call: `go` with the unit and the models that may answer, or `refuse`."""
+    def decide(self, asked: Mapping[str, Any], *, is_new: bool = False) -> Mapping[str, object] | Recall:  # Any: JSON
+        """Returns the answer for a call: `go` with the unit and the models that may answer, or `refuse`.
+
+        For an agent with a memo the gateway has to ask again with the name of the `request`; unless the call `is_new`, the
+        record of its task comes before all limits.
+        """
         claim = self._keys.read(str(asked["key"]))
         supervisor = None if claim is None else self._running(claim.unit)
         if claim is None or supervisor is None:
@@ -100,6 +116,12 @@ class ModelDesk:
             entry = self._task(supervisor, claim.task or str(asked["task"]), str(asked["traceparent"]))
         except NotFound as error:
             return self._refuse(name, "task", 401, error.message)
+        above = self._above(entry, str(asked["traceparent"]))
+        has_memo = spec.memo and entry is not None and entry.task.durable and not is_on_engine(entry.task.id)
+        if has_memo and "request" not in asked:
+            return {"op": "read", "unit": claim.unit}
+        if has_memo and not is_new and entry is not None:
+            return Recall(claim.unit, entry, str(asked["request"]), model, above)
         if (refusal := self._over_budget(name, supervisor, entry)) is not None:
             return refusal
         chosen = [model, *(models[each] for each in model.fallback if each in models)]
@@ -123,7 +145,6 @@ class ModelDesk:
         if entry is not None:
             entry.is_measured = True
         task = None if entry is None else entry.task.id
-        above = self._above(entry, str(asked["traceparent"]))
         call = Call(spec.name, task, {each.name: each for each in free}, above)
         self._under_way.add(asked["call"], call)
         account = Account(agent=spec.name, task=task, prices={each.name: each.prices for each in free})
@@ -132,6 +153,7 @@ class ModelDesk:
             "unit": claim.unit,
             "models": [each.name for each in free],
             "account": msgspec.to_builtins(account),
+            "keeps": spec.tasks.max_step_bytes if has_memo else 0,
         }
 
     def used(self, report: Mapping[str, Any]) -> bool:  # Any: JSON

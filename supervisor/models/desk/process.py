@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import msgspec
@@ -26,7 +26,8 @@ from corral.worker.contract.errors import CorralError, SpawnFailed
 
 from ..gateway.keys import Keys, variables
 from ..gateway.shapes import Endpoint
-from .desk import ModelDesk
+from .answers import Answers
+from .desk import ModelDesk, Recall
 
 
 class ModelEndpoints:
@@ -82,9 +83,17 @@ class ModelGateway:
     """Represents the gateway; for use in one event loop."""
 
     def __init__(
-        self, launcher: Launcher, host: Host, generation: int, desk: ModelDesk, endpoints: ModelEndpoints
+        self,
+        launcher: Launcher,
+        host: Host,
+        generation: int,
+        desk: ModelDesk,
+        endpoints: ModelEndpoints,
+        answers: Answers,
     ) -> None:
         self._desk = desk
+        self._answers = answers
+        self._answering: set[asyncio.Task[None]] = set()
         self._endpoints = endpoints
         self._loop = asyncio.get_running_loop()
         self._listeners: dict[str, int] = {}
@@ -154,9 +163,10 @@ class ModelGateway:
         """Ends the gateway."""
         self._is_closed = True
         await self._process.end()
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.gather(self._refreshing, return_exceptions=True)
+        under_way = [*self._answering, *([] if self._refreshing is None else [self._refreshing])]
+        for each in under_way:
+            each.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
         for listener_fd in self._listeners.values():
             os.close(listener_fd)
         self._listeners.clear()
@@ -191,6 +201,8 @@ class ModelGateway:
 
     def _ended(self) -> None:
         self._is_fed = False
+        for each in self._answering:
+            each.cancel()  # the next process numbers its calls anew
         self._desk.lost()
 
     def _on_message(self, message: Any) -> None:  # Any: JSON
@@ -202,7 +214,30 @@ class ModelGateway:
         elif message.get("op") == "ask":
             if self._loop.time() > self._refreshed_at + REFRESH_S:
                 self.refresh()
-            self._process.send({**self._desk.decide(message), "call": message["call"]})
+            decision = self._desk.decide(message)
+            if isinstance(decision, Recall):
+                self._answer_soon(self._recall(message, decision))
+            else:
+                self._process.send({**decision, "call": message["call"]})
+        elif message.get("op") == "keep":
+            self._answer_soon(self._keep(message))
+
+    def _answer_soon(self, answering: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(answering)
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _recall(self, asked: Any, recall: Recall) -> None:  # Any: JSON
+        decision = await self._answers.recall(recall)
+        if decision is None:
+            found = self._desk.decide(asked, is_new=True)
+            assert not isinstance(found, Recall), "it is new"
+            decision = found
+        self._process.send({**decision, "call": asked["call"]})
+
+    async def _keep(self, told: Any) -> None:  # Any: JSON
+        await self._answers.keep(told)
+        self._process.send({"op": "kept", "call": told["call"]})
 
 
 class ModelAccess:

@@ -13,6 +13,7 @@ from aiohttp import web
 from corral.supervisor.config.declared.models import Kind
 
 from .call_journal import NOTE_S, NOTE_SHARE, Account, Journal
+from .recorded import Keeping, Recorded, request_name
 from .shapes import (
     CHARS_PER_TOKEN,
     KEPT_ANSWER,
@@ -47,15 +48,31 @@ LONG_WAIT_S = 60.0
 
 
 class Passed(NamedTuple):
-    """Represents the daemon's leave for a call: the unit that calls, the models that may answer it, in order, and what it counts for."""
+    """Represents the daemon's leave for a call: the unit that calls, the models that may answer it, in order, and what it counts for.
+
+    The answer is to be kept if it has at most `keeps` bytes.
+    """
 
     unit: str
     models: list[str]
     account: Account
+    keeps: int = 0
 
 
-Ask = Callable[[Mapping[str, object]], Awaitable[Passed]]
+class Unread(NamedTuple):
+    """Represents that the daemon decides once the request was read, and is named to it."""
+
+    unit: str
+
+
+Decision = Passed | Unread | Recorded
+
+
+Ask = Callable[[Mapping[str, object]], Awaitable[Decision]]
 """Asks the daemon whether a call may be made; raises Refused."""
+
+Keep = Callable[[int, Mapping[str, object]], Awaitable[None]]
+"""Has the daemon keep the answer of a call; returns when that is done."""
 
 Closed = Callable[[str], None]
 """Reports to the daemon that all calls of a journal have ended."""
@@ -66,10 +83,12 @@ Report = Callable[[Mapping[str, object]], None]
 
 @dataclass
 class Record:
-    """Holds what is known of a call so far."""
+    """Holds what is known of a call so far; `answers` keeps its answer, if that is wanted."""
 
     call: int
     model: str
+    body: bytes | None = None
+    answers: Keeping | None = None
     usage: Usage = field(default_factory=Usage)
     outcome: str = "cancelled"
     """One of ok, failed, cut (by the provider), cancelled (by the worker)."""
@@ -88,9 +107,10 @@ class Record:
 class Calls:
     """Performs the calls of all workers."""
 
-    def __init__(self, upstream: Upstream, ask: Ask, report: Report, closed: Closed) -> None:
+    def __init__(self, upstream: Upstream, ask: Ask, report: Report, closed: Closed, keep: Keep) -> None:
         self._upstream = upstream
         self._ask = ask
+        self._keep = keep
         self._report = report
         self._closed = closed
         self._journal: Journal | None = None
@@ -147,25 +167,38 @@ class Calls:
             "task": headers.get("x-corral-task", ""),
             "traceparent": headers.get("traceparent", ""),
         }
-        passed = await self._ask(asked)
+        decision = await self._ask(asked)
         record = Record(call, name, began=time.monotonic())
         task = asyncio.current_task()
         assert task is not None, "a handler is one"
-        tasks = self._by_unit.setdefault(passed.unit, set())
+        tasks = self._by_unit.setdefault(decision.unit, set())
         try:
             tasks.add(task)
             if len(tasks) > UNIT_CALLS:
                 raise Refused(429, f"more than {UNIT_CALLS} calls at a time", retry_after_s=1.0)
             if not is_served(kind, request.method, path):
                 raise Refused(404, f"{request.method} {path} is not passed on to a {kind} model")
-            return await self._pass(request, kind, path, passed, record)
+            named = ""
+            if isinstance(decision, Unread):
+                record.body = await self._body(request)
+                target = f"{path}?{without_key(request.query_string)}"
+                named = request_name(name, request.method, target, record.body)
+                decision = await self._ask({**asked, "request": named})
+            if isinstance(decision, Recorded):
+                record.is_reported = True  # it was counted when it was made
+                return decision.response()
+            assert isinstance(decision, Passed), "the request was read"
+            if decision.keeps:
+                record.answers = Keeping(decision.unit, decision.account.task, named, decision.keeps)
+            return await self._pass(request, kind, path, decision, record)
         except Refused as refused:
             record.outcome, record.status = "failed", refused.status
             raise
         finally:
             tasks.discard(task)
             if not tasks:
-                self._by_unit.pop(passed.unit, None)
+                self._by_unit.pop(decision.unit, None)
+            self._bytes -= len(record.body or b"")
             self._end(record)
 
     def _end(self, record: Record) -> None:
@@ -213,19 +246,12 @@ class Calls:
             )
         counted = [each.name for each in free]
         self._by_model.update(counted[:1])
-        taken = 0
         try:
-            body = bytearray()
-            async for part in _parts(request):
-                if len(body) + len(part) > REQUEST_BYTES:
-                    raise Refused(413, f"the request has more than {REQUEST_BYTES} bytes")
-                if self._bytes + len(part) > REQUESTS_BYTES:
-                    raise Refused(503, "too many large requests at a time", retry_after_s=1.0)
-                body += part
-                taken += len(part)
-                self._bytes += len(part)
+            if record.body is None:
+                record.body = await self._body(request)
+            body = record.body
             query = without_key(request.query_string) if kind == "gemini" else request.query_string
-            question = Question(request.method, path, query, request.headers, bytes(body))
+            question = Question(request.method, path, query, request.headers, body)
             record.guessed = len(body) // CHARS_PER_TOKEN
             if self._journal is not None:
                 record.journal = self._journal
@@ -238,8 +264,28 @@ class Calls:
             finally:
                 answer.response.close()
         finally:
-            self._bytes -= taken
             self._by_model.subtract(counted[:1])
+
+    async def _body(self, request: web.BaseRequest) -> bytes:
+        """Reads a request; its bytes count until the call has ended."""
+        body = bytearray()
+        try:
+            async for part in _parts(request):
+                if len(body) + len(part) > REQUEST_BYTES:
+                    raise Refused(413, f"the request has more than {REQUEST_BYTES} bytes")
+                if self._bytes + len(part) > REQUESTS_BYTES:
+                    raise Refused(503, "too many large requests at a time", retry_after_s=1.0)
+                body += part
+                self._bytes += len(part)
+        except BaseException:
+            self._bytes -= len(body)
+            raise
+        return bytes(body)
+
+    async def _keep_answer(self, record: Record, headers: Mapping[str, str]) -> None:
+        """Has the answer of a call that has succeeded kept, where that is wanted, before its last byte is passed on."""
+        if record.answers is not None and record.outcome == "ok":
+            await self._keep(record.call, record.answers.message(record.status, headers))
 
     async def _answer(
         self, request: web.BaseRequest, kind: Kind, answer: Answer, size: int, record: Record
@@ -263,6 +309,9 @@ class Calls:
         elif answer.endpoint.key:  # some repeat the key that they refuse
             body = body.replace(answer.endpoint.key.encode(), b"***")
         self._end(record)
+        if record.answers is not None:
+            record.answers.add(body)
+            await self._keep_answer(record, headers)
         return web.Response(status=response.status, body=body, headers=headers)
 
     async def _stream(
@@ -274,7 +323,8 @@ class Calls:
         size: int,
         record: Record,
     ) -> web.StreamResponse:
-        """Passes on an answer that streams; whatever ends it, its usage is noted."""
+        """Passes on an answer that streams; whatever ends it, its usage is noted. What is to be kept is kept before its last part is passed on."""
+        keeping, held = record.answers, b""
         reader = StreamReader(kind, hides_usage=answer.edited.hides_usage)
         sending = web.StreamResponse(status=200, headers=headers)
         record.outcome = "cancelled"
@@ -290,15 +340,21 @@ class Calls:
                     elif record.journal is not None and (now := time.monotonic()) > record.note_at:
                         record.note_at = now + max(NOTE_S, NOTE_SHARE * (now - record.began))
                         record.journal.note(record.call, record.model, reader.usage(size)[0])
+                    if keeping is not None:
+                        keeping.add(passed)
+                        passed, held = (b"", held + passed) if reader.is_over else (passed, held)
                     await _write(sending, passed)
                 passed = reader.end()
                 self._note_end(record, reader, size)
-                await _write(sending, passed)
+                if keeping is not None:
+                    keeping.add(passed)
+                    await self._keep_answer(record, headers)
+                await _write(sending, held + passed)
             except (aiohttp.ClientError, TimeoutError) as error:
                 record.outcome = "cut"
                 why = "it is silent" if isinstance(error, TimeoutError) else "it has hung up"
                 refused = Refused(502, f'the model "{answer.endpoint.name}" has not ended its answer: {why}')
-                await _write(sending, error_event(kind, refused))
+                await _write(sending, held + error_event(kind, refused))
             await sending.write_eof()
         except (ConnectionError, web.HTTPException):
             record.outcome = "cancelled"  # the worker has hung up

@@ -3,8 +3,12 @@
 stdin is one end of a SOCK_SEQPACKET pair whose other end the daemon holds (see `launcher.protocol`):
 
     → models {models: [endpoint…]}    → listen {unit} + a listening socket, "" for that of the machine's loopback
-    → close {unit}    → journal {name} + its file    → go {call, unit, models, account}    → refuse {call, status, reason, retry_after_s, facts}
-    ← ready    ← ask {call, key, model, task, traceparent}    ← used {call, model, …}    ← closed {journal}
+    → close {unit}    → journal {name} + its file    → go {call, unit, models, account, keeps}    → refuse {call, status, reason, retry_after_s, facts}
+    → read {call, unit}    → recorded {call, unit, step, answer}    → kept {call}
+    ← ready    ← ask {call, key, model, task, traceparent, request}    ← used {call, model, …}    ← closed {journal}
+    ← keep {call, unit, task, request, at, duration_s, answer}
+
+`read` asks for the name of the `request`: the record of its task may have its answer.
 
 It ends with its daemon. The keys of the providers come over this pair alone, and no process of the same user may look at
 its memory.
@@ -26,7 +30,8 @@ from corral.supervisor.machine.launcher import protocol
 from corral.supervisor.machine.linux.kernel import forbid_inspection
 
 from .call_journal import Account, Journal
-from .calls import Calls, Passed
+from .calls import Calls, Decision, Passed, Unread
+from .recorded import KeptAnswer, Recorded
 from .shapes import Endpoint, Refused
 from .upstream import Upstream
 
@@ -48,13 +53,14 @@ class Daemon:
         self._sock = channel
         self._channel = protocol.Channel(channel)
         self._is_writing = False
-        self._asked: dict[int, asyncio.Future[Passed]] = {}
+        self._asked: dict[int, asyncio.Future[Decision]] = {}
+        self._keeping: dict[int, asyncio.Future[None]] = {}
 
-    async def ask(self, asked: Mapping[str, object]) -> Passed:
-        """Returns the leave for a call."""
+    async def ask(self, asked: Mapping[str, object]) -> Decision:
+        """Returns the decision about a call."""
         call = asked["call"]
         assert isinstance(call, int), "it is a number"
-        answer: asyncio.Future[Passed] = self._loop.create_future()
+        answer: asyncio.Future[Decision] = self._loop.create_future()
         self._asked[call] = answer
         self.send(op="ask", **asked)
         try:
@@ -67,6 +73,25 @@ class Daemon:
             if answer.cancelled() or not answer.done():
                 self.send(op="used", call=call, outcome="cancelled")
 
+    async def keep(self, call: int, told: Mapping[str, object]) -> None:
+        """Has an answer kept; one that the daemon does not keep in time is passed on all the same."""
+        kept: asyncio.Future[None] = self._loop.create_future()
+        self._keeping[call] = kept
+        self.send(op="keep", call=call, **told)
+        try:
+            async with asyncio.timeout(ASK_S):
+                await kept
+        except TimeoutError:
+            pass
+        finally:
+            del self._keeping[call]
+
+    def kept(self, call: int) -> None:
+        """Takes that the answer of a call is kept."""
+        found = self._keeping.get(call)
+        if found is not None and not found.done():
+            found.set_result(None)
+
     def report(self, used: Mapping[str, object]) -> None:
         """Reports the usage of a call."""
         self.send(op="used", **used)
@@ -78,11 +103,18 @@ class Daemon:
     def decided(self, message: Any) -> None:  # Any: JSON
         """Takes the decision about a call."""
         answer = self._asked.get(message["call"])
-        if answer is None or answer.done():
-            return  # its worker has hung up
+        if answer is None or answer.done():  # its worker has hung up
+            if message["op"] == "go":
+                self.send(op="used", call=message["call"], outcome="cancelled")
+            return
         if message["op"] == "go":
             account = msgspec.convert(message["account"], Account)
-            answer.set_result(Passed(message["unit"], message["models"], account))
+            answer.set_result(Passed(message["unit"], message["models"], account, message.get("keeps", 0)))
+        elif message["op"] == "read":
+            answer.set_result(Unread(message["unit"]))
+        elif message["op"] == "recorded":
+            kept = msgspec.convert(message["answer"], KeptAnswer)
+            answer.set_result(Recorded(message["unit"], message["step"], kept))
         else:
             refused = Refused(
                 message["status"],
@@ -151,7 +183,7 @@ async def serve(channel: socket.socket) -> NoReturn:
     daemon = Daemon(channel)
     connector = aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=KEEP_ALIVE_S)
     async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
-        calls = Calls(Upstream(session), daemon.ask, daemon.report, daemon.closed)
+        calls = Calls(Upstream(session), daemon.ask, daemon.report, daemon.closed, daemon.keep)
         server = web.Server(calls.serve, handler_cancellation=True, max_line_size=HEADER_BYTES)
         runner = web.ServerRunner(server)
         await runner.setup()
@@ -162,8 +194,10 @@ async def serve(channel: socket.socket) -> NoReturn:
             try:
                 while True:
                     message, fds = protocol.receive(channel)
-                    if message["op"] in ("go", "refuse"):
+                    if message["op"] in ("go", "refuse", "read", "recorded"):
                         daemon.decided(message)
+                    elif message["op"] == "kept":
+                        daemon.kept(message["call"])
                     else:
                         requests.put_nowait((message, fds))
             except BlockingIOError:

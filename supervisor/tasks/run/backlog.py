@@ -24,6 +24,7 @@ from ..rules.boundaries import Limits
 from ..rules.queue import TaskQueue, rank
 from .attempt import Attempt, AttemptHandover
 from .buffer import PartBuffer
+from .memo import Memo
 
 CLOCK_CHECK_S = 60.0
 """Seconds between two looks at the wall clock at the most: it may be set, and what a jump made due begins soon."""
@@ -75,7 +76,8 @@ class JobRun(NamedTuple):
 class TaskHandover(Struct, frozen=True, kw_only=True):
     """Holds what the next program goes on from: a task as it is now, which the store has otherwise or not at all.
 
-    `attempt` is there where a worker has it, for a job `life_before`; `children` are the tokens and cents of those below it.
+    `attempt` is there where a worker has it, for a job `life_before`; `children` are the tokens and cents of those below it;
+    `recorded` are the numbers of the recorded answers that its beginning has not asked for, None where it has asked for none.
     """
 
     task: Task
@@ -86,6 +88,7 @@ class TaskHandover(Struct, frozen=True, kw_only=True):
     children: tuple[int, float]
     attempt: AttemptHandover | None
     life_before: int | None = None
+    recorded: tuple[int, ...] | None = None
 
     @property
     def runs(self) -> bool:
@@ -141,6 +144,8 @@ class Entry:
     """The most memory that an attempt was seen to use."""
     only: WorkerSupervisor | None = None
     """The worker that it is for, which may have no place among those of its agent."""
+    memo: Memo | None = None
+    """The recorded answers of its agent, from the first call of a beginning on."""
 
     @property
     def is_begun(self) -> bool:
@@ -188,7 +193,14 @@ class Entry:
             children=(self.children_tokens, self.children_cost_cents),
             attempt=None if attempt is None or not attempt.is_carried else attempt.hand_over(),
             life_before=None if job is None else job.life_before,
+            recorded=None if self.memo is None else self.memo.recorded,
         )
+
+    def memo_now(self) -> Memo:
+        """Returns the recorded answers for the beginning that runs."""
+        if self.memo is None or self.memo.delivery != self.task.delivery:
+            self.memo = Memo(self.task.delivery)
+        return self.memo
 
     def notify(self) -> None:
         """Calls the listeners with its record."""

@@ -37,6 +37,11 @@ _SAVE = (
 
 _READ = f"SELECT {_COLUMNS} FROM task_step WHERE task = ? AND number > ? ORDER BY number LIMIT ?"
 
+MEMO = "memo"
+"""Kind of what an agent without steps was answered; its worker knows nothing of it."""
+
+_OWN = f"SELECT {_COLUMNS} FROM task_step WHERE task = ? AND number > ? AND kind <> '{MEMO}' ORDER BY number LIMIT ?"
+
 _INHERIT = (
     f"INSERT OR IGNORE INTO task_step (task, {_COLUMNS}) SELECT ?, {_COLUMNS} FROM task_step AS old"
     " WHERE old.task = ? AND old.state = 'done' AND old.number < coalesce("
@@ -80,13 +85,13 @@ class Steps:
         elif task.durable:
             await self._batches.write(_SAVE, (task.id, *row))
 
-    async def of(self, task: Task, after: int = 0) -> list[TaskStep]:
-        """Returns the steps of a task after a number, with their results, as many as fit into one message.
+    async def of(self, task: Task, after: int = 0, count: int = PAGE_ROWS, *, own: bool = False) -> list[TaskStep]:
+        """Returns the steps of a task after a number, with their results, as many as fit into one message; `own` ones alone are its worker's.
 
         Raises:
             Corrupted: a result in the store is not as it was written.
         """
-        rows = await self._store.read(_READ, (task.id, after, PAGE_ROWS))
+        rows = await self._store.read(_OWN if own else _READ, (task.id, after, count))
         found: list[TaskStep] = []
         room = PAGE_BYTES
         for row in rows:
@@ -102,11 +107,9 @@ class Steps:
         if is_on_engine(task.id):
             found, more = await self._cluster.steps.read(task.id, after)
         else:
-            found = await self.of(task, after)
+            found = await self.of(task, after, own=True)
             last = found[-1].number if found else after
-            more = await self._store.read(
-                "SELECT 1 FROM task_step WHERE task = ? AND number > ? LIMIT 1", (task.id, last)
-            )
+            more = await self._store.read(_OWN, (task.id, last, 1))
         kept = [
             {"number": s.number, "name": s.name, "state": s.state, "tries": s.tries, "result": s.result} for s in found
         ]

@@ -44,6 +44,7 @@ from .cluster import is_on_engine
 from .composite import CompositeRunner
 from .dispatcher import Dispatcher
 from .endings import Endings, agent_gone
+from .memo import Memo
 from .record_writer import RecordWriter
 from .task_rules import Attempted, TaskRules, retries
 
@@ -321,6 +322,7 @@ class Recovery:
             if (found := known_left.get(task.id)) is not None:
                 entry.task, entry.is_measured = found.task, found.is_measured
                 entry.children_tokens, entry.children_cost_cents = found.children
+                entry.memo = None if found.recorded is None else Memo(found.task.delivery, found.recorded)
             self._backlog.add(entry)
             if task.id in running:
                 self._backlog.note_begun(entry)

@@ -144,6 +144,9 @@ class WorkerApi:
         if entry is None:
             text = f'cannot keep a step for worker "{supervisor.id}": the request names no task that it runs'
             raise InvalidParams(text, key="task")
+        if number and supervisor.spec.memo:
+            text = f'cannot keep step {number} of task "{entry.task.id}": its agent has a memo, which is for agents without steps'
+            raise InvalidParams(text, key="memo", task=entry.task.id)
         limit = supervisor.spec.tasks.max_steps
         if number > limit:
             text = f'cannot keep step {number} of task "{entry.task.id}": {limit} are permitted (max_steps)'

@@ -32,6 +32,9 @@ def refused(text: str) -> InvalidParams:
         ('[models.a-b]\nkind = "openai"\n[models.a_b]\nkind = "openai"\n', "models.a_b"),
         ('[models.a]\nkind = "openai"\nkey = "a b"\n', "models.a.key"),
         (f'{TWO}[agents.x]\ncommand = ["x"]\nmodels = ["c"]\n', "agents.x.models"),
+        ('[agents.x]\nprotocol = "webhook"\nurl = "http://x"\nmemo = true\n', "agents.x.memo"),
+        ('[agents.x]\nprotocol = "a2a"\nurl = "http://x"\nmemo = true\n', "agents.x.memo"),
+        ('[agents.x]\ncommand = ["x"]\nprotocol = "none"\nmemo = true\n', "agents.x.memo"),
         (f'{TWO}[agents."acme/x"]\ncommand = ["x"]\nmodels = ["a"]\n', "agents.acme/x.models"),
     ],
 )
