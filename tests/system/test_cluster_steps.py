@@ -2,12 +2,14 @@
 
 import os
 import signal
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from cluster_of_daemons import Cluster, cluster_of, home_of, placed
+from daemon_process import AGENTS
 
 pytestmark = pytest.mark.shell
 
@@ -57,3 +59,26 @@ def test_a_worker_that_is_killed_goes_on_at_the_next_step_on_its_node(tmp_path: 
         assert node.call("task.wait", task=task)["output"] == sum(range(20))
         counts = Counter(paid(folder))
         assert (len(counts), counts.total() <= 21) == (20, True), counts
+
+
+SERVER = f"""
+[mcp.servers.odd]
+command = ["{sys.executable}", "-I", "{AGENTS}/mcp_odd.py"]
+"""
+
+
+def test_every_node_shows_the_tool_calls_of_a_task_also_when_the_node_that_ended_it_is_gone(tmp_path: Path) -> None:
+    (folder := tmp_path / "work").mkdir()
+    config = placed(folder) + SERVER
+    config = config.replace("placement = {}", 'placement = {}\ntasks = { record_tool_calls = "results" }')
+    with cluster_of(tmp_path, "nats", ["one", "two"], config) as cluster:
+        first = home_of(cluster)
+        (other,) = (node for name, node in cluster.nodes.items() if name != first)
+        task = other.call("task.run", agent="single", objective="call")["id"]
+        asked = {"task": task, "calls": True}
+        for node in (cluster.nodes[first], other):
+            (call,) = node.call("task.show", **asked)["calls"]
+            assert (call["tool"], call["ok"], "hello" in str(call["result"])) == ("odd__echo", True, True)
+        cluster.nodes.pop(first).kill()
+        assert other.call("task.show", **asked)["calls"] == [call]
+        assert other.call("task.show", task=task)["calls"] is None

@@ -19,7 +19,7 @@ PENDING_MAX = 10_000
 CHANGES_MAX = 10_000
 """Number of changes that Redis keeps for watches that lost their connection; after more, a watch begins anew."""
 
-MANY = ("results", "carried", "steps")
+MANY = ("results", "carried", "steps", "calls")
 """The first words of keys whose changes have a stream of their own: each task makes one, and no watch of nodes and agents reads them."""
 
 BACK_US = 1_000_000

@@ -6,6 +6,7 @@ and when a task of a session begins.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import math
 import time
@@ -14,20 +15,27 @@ from collections.abc import Sequence
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from corral.supervisor.records.events.bus import Bus
 from corral.supervisor.records.memory.sessions import Memory
+from corral.supervisor.tasks.worker_api.call_records import CallHistory
 from corral.supervisor.workers.supervision.checkpoints import Checkpoints
 from corral.worker.contract.errors import Conflict, Timeout
+from corral.worker.contract.records import TaskCall
 
-from ..engine.interface import Engine, Entry
+from ..engine.interface import VALUE_BYTES_MAX, Engine, Entry
 from ..state.state import decoded, encoded
+from ..state.stored_task import RESULT_S
 from ..state.view import PlacedNames
 from .carried_steps import CarriedSteps
 from .fences import Fences
 
 CARRIED = "carried"
 """The prefix of what placed agents keep."""
+
+CALLS = "calls"
+"""The prefix of the tool calls of tasks that have ended."""
 
 GIVEN_MAX = 10_000
 """Number of sessions of which it is remembered that the store of this node has what the engine has."""
@@ -61,13 +69,22 @@ class Carried(Struct, frozen=True, kw_only=True):
 class CarriedState:
     """Writes and reads what is carried."""
 
-    def __init__(self, fences: Fences, placed: PlacedNames, bus: Bus, memory: Memory, checkpoints: Checkpoints) -> None:
+    def __init__(
+        self,
+        fences: Fences,
+        placed: PlacedNames,
+        bus: Bus,
+        memory: Memory,
+        checkpoints: Checkpoints,
+        calls: CallHistory,
+    ) -> None:
         self.steps = CarriedSteps(fences, bus)
         self._fences = fences
         self._is_placed = placed.has
         self._bus = bus
         self._memory = memory
         self._checkpoints = checkpoints
+        self._calls = calls
         self._given: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     # -- checkpoints
@@ -203,6 +220,22 @@ class CarriedState:
                 await self._write(agent, what, data, "", name=name, ttl_s=ENDED_S, is_over=is_over)
                 count += is_session
         return count
+
+    # -- tool calls
+
+    async def give_calls(self, engine: Engine, task: str) -> None:
+        """Stores the tool calls of a task that ends here, for as long as its end; without the results where they are too many."""
+        calls = await self._calls.of(task)
+        value = msgspec.json.encode(calls)
+        if len(value) > VALUE_BYTES_MAX:
+            value = msgspec.json.encode([replace(each, result=None) for each in calls])
+        with contextlib.suppress(Conflict):  # an end of it was stored before
+            await engine.put(f"{CALLS}/{task}", value, revision=0, ttl_s=RESULT_S)
+
+    async def calls(self, engine: Engine, task: str) -> list[TaskCall]:
+        """Returns the tool calls of a task that has ended, as the node knew them that has ended it."""
+        entry = await engine.get(f"{CALLS}/{task}")
+        return [] if entry is None else msgspec.json.decode(entry.value, type=list[TaskCall])
 
     # -- one write
 

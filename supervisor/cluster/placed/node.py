@@ -73,7 +73,8 @@ class ClusterNode(Cluster):
         self.view = view = ClusterView()
         placed, fences = PlacedNames(view, agents.in_force), Fences(joining, shared.placements)
         self.forwarding = Forwarding(name, joining.incarnation, joining.has_name)
-        self.carried = CarriedState(fences, placed, shared.bus, group.memory, workers.checkpoints)
+        history = tasks.tool_calls.history
+        self.carried = CarriedState(fences, placed, shared.bus, group.memory, workers.checkpoints, history)
         self.tasks = PlacedTasks(name, view, placed, fences, self.carried, agents, tasks.tasks)
         self.placed = PlacedAgents(name, view, fences, self.carried, agents, self.tasks)
         self.holder = LeaseHolder(name, shared.launcher, shared.bus, fences.placements, joining.lease, self.placed)

@@ -83,8 +83,7 @@ class PlacedTasks:
         tasks: Tasks,
     ) -> None:
         self.is_placed = placed.has
-        self._carried = carried
-        self.steps = carried.steps
+        self.carried = carried
         self._node = node
         self._view = view
         self._agents = agents
@@ -317,12 +316,12 @@ class PlacedTasks:
                 await self._settle_done(engine, taken, has_steps=taken.delivery > 1)
                 return
             if taken.delivery > 1:
-                await self._carried.take_task(engine, agent, stored.id)
-            run = await self.steps.begin(engine, agent, stored.id, taken.delivery)
+                await self.carried.take_task(engine, agent, stored.id)
+            run = await self.carried.steps.begin(engine, agent, stored.id, taken.delivery)
             try:
                 ended = await self._in_session(agent, engine, stored, taken.delivery)
             finally:
-                self.steps.finish(run)
+                self.carried.steps.finish(run)
             slots.release(taken)  # its worker is free
             if run.is_late:
                 self._publish_late(agent, stored.id, "it was delivered again, and goes on there")
@@ -374,7 +373,7 @@ class PlacedTasks:
     async def _settle_done(self, engine: Engine, taken: Taken, *, has_steps: bool) -> None:
         """Removes a task that has ended from its queue, and the mark of one that was cancelled; its steps go with its end."""
         if has_steps:
-            await self.steps.expire(engine, taken.id)
+            await self.carried.steps.expire(engine, taken.id)
         await engine.settle(taken, "done")
         if (revision := self._view.cancelled.get(taken.id)) is not None:
             with contextlib.suppress(CorralError):  # it ends by itself
@@ -387,7 +386,7 @@ class PlacedTasks:
             return await self._performed(stored, delivery)
         lock = self._in_turn.setdefault((agent, session), asyncio.Lock())
         async with lock:
-            revision = await self._carried.take_session(engine, agent, session)
+            revision = await self.carried.take_session(engine, agent, session)
             ended = await self._performed(stored, delivery)
             if ended is not None and ended.state == "succeeded":
                 ended = await self._with_session(stored, ended, session, revision)
@@ -424,7 +423,7 @@ class PlacedTasks:
         """Returns the end of a task whose session the engine has by now; one that it does not take fails."""
         agent = stored.params.agent or ""
         try:
-            await self._carried.give_session(agent, session, stored.id, revision)
+            await self.carried.give_session(agent, session, stored.id, revision)
         except ResourceLimitExceeded as error:
             return msgspec.structs.replace(ended, state="failed", output=None, error=Error.of(error))
         return ended
@@ -437,6 +436,9 @@ class PlacedTasks:
         hold = self._placements.find(agent)
         if hold is None:
             return None
+        if ended.tool_calls:
+            with contextlib.suppress(CorralError):  # the end itself counts
+                await self.carried.give_calls(engine, ended.id)
         events = self._open.get(ended.id, [])
         end = StoredEnd(task=ended, node=self._node, token=hold.fencing_token, events=events)
         kept = await self.ends.keep(engine, end, lambda: self._holds_lease() and self._placements.epoch == epoch)

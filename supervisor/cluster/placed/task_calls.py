@@ -157,8 +157,10 @@ class TaskCalls:
                     )
             found = await self._tasks.find(engine, asked.task) or await self._tasks.queued(engine, asked.task)
         if found is not None and asked.steps:
-            kept = await self._tasks.steps.read(asked.task)
+            kept = await self._tasks.carried.steps.read(asked.task)
             found = replace(found, steps=[*kept.whole, *kept.rest])
+        if found is not None and asked.calls:
+            found = replace(found, calls=await self._tasks.carried.calls(engine, asked.task))
         return found
 
     async def _cancel(self, engine: Engine, asked: TaskIdParams, caller: Caller) -> object | None:

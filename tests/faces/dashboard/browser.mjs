@@ -77,7 +77,7 @@ await page.fill("#run-input", '{"n": 1}');
 await page.click("dialog button[type=submit]");
 await page.waitForFunction(() => location.hash.startsWith("#/tasks/"));
 await page.waitForSelector('.badge[data-state="succeeded"]');
-await page.waitForSelector(".lanes .span");
+await page.waitForFunction(() => [...document.querySelectorAll(".lane-names div")].some((each) => each.textContent === "look#3"));
 found.task = await page.evaluate(() => ({ id: decodeURIComponent(location.hash.split("/")[2]), lanes: [...document.querySelectorAll(".lane-names div")].map((each) => each.textContent) }));
 await page.waitForFunction(() => document.querySelector('[aria-label="Output"] pre').textContent.includes('"n": 1'));
 

@@ -128,7 +128,8 @@ def test_rows_are_reached_and_opened_by_keys(seen: Seen) -> None:
 
 def test_a_task_is_run_and_shown_as_a_waterfall(seen: Seen) -> None:
     assert seen.found["badInput"] != ""
-    assert "attempt" in seen.found["task"]["lanes"]
+    lanes = seen.found["task"]["lanes"]
+    assert lanes[lanes.index("attempt") :] == ["attempt", "look", "look#2", "look#3"]
 
 
 def test_nothing_is_stopped_without_confirmation(seen: Seen) -> None:

@@ -14,7 +14,7 @@ async def run(task: Task) -> object:
         case "progress":
             for number in range(3):
                 await task.progress(number, f"step {number}", total=3)
-                await asyncio.sleep(0.05)
+                await task.step("look", asyncio.sleep, 0.05)
         case "wait":  # for the file that the input names
             while not os.path.exists(str(task.input)):
                 await asyncio.sleep(0.01)

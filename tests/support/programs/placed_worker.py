@@ -36,6 +36,8 @@ async def handle(task: Task) -> object:
         await asyncio.Event().wait()
     if task.objective == "late":
         return await late(task, folder)
+    if task.objective == "call":
+        return (await task.tool("odd__echo", text="hello")).text
     if task.objective == "steps":
         paid = [await task.step("pay", pay, folder, number) for number in range(int(str(task.input)))]
         return sum(paid)

@@ -55,7 +55,7 @@ export function taskView({ parts: [id] }) {
   async function load() {
     timer = null;
     try {
-      const [shown, below, happened] = await Promise.all([get(["tasks", id], { calls: true }), get(["tasks", id, "tree"]), get(["events"], { task: id })]);
+      const [shown, below, happened] = await Promise.all([get(["tasks", id], { calls: true, steps: true }), get(["tasks", id, "tree"]), get(["events"], { task: id })]);
       task = shown;
       tree = below;
       events = happened.events;
@@ -159,7 +159,7 @@ export function taskView({ parts: [id] }) {
 
 const MOST_ROWS = 60;
 
-/** Returns the lanes of a task: waiting, attempts, tool calls, and the tasks that it delegated. */
+/** Returns the lanes of a task: waiting, attempts, steps, tool calls, and the tasks that it delegated. */
 export function rowsOf(task, tree, events, now) {
   const at = (stamp) => Date.parse(stamp);
   const end = task.finished_at ? at(task.finished_at) : now;
@@ -177,6 +177,11 @@ export function rowsOf(task, tree, events, now) {
   for (const call of task.calls ?? []) {
     const over = at(call.at);
     rows.push(lane(call.tool, over - call.duration_s * 1000, over, call.ok ? "call" : "error", call.outcome));
+  }
+  for (const step of task.steps ?? []) {
+    if (step.state === "done" && (step.kind === "tool" || step.kind === "delegate")) continue; // a call or a task of its own
+    const kind = step.state === "running" ? "queued" : step.state === "failed" ? "error" : "call";
+    rows.push(lane(step.name, at(step.at), at(step.at) + (step.duration_s ?? 0) * 1000, kind, step.error ?? (step.state === "running" ? "its end is not known" : "")));
   }
   const add = (node, depth) => {
     for (const child of node.children) {
