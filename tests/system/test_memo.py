@@ -128,9 +128,9 @@ def daemon(tmp_path: Path, provider: Provider) -> Generator[DaemonProcess]:
         yield daemon
 
 
-def served(provider: Provider) -> Any:
+def served(provider: Provider) -> Counter[str]:
     """What the provider has counted."""
-    return Counter(provider.get("/counts"))
+    return Counter[str](provider.get("/counts"))
 
 
 def answers(daemon: DaemonProcess) -> list[str]:

@@ -67,7 +67,14 @@ class Node:
         self.steps = CarriedSteps(self.fences, bus)
 
     async def keep(self, number: int, result: object = None, state: Any = "done", size: int = 0) -> None:
-        facts = {"number": number, "name": f"s{number}", "state": state, "kind": "step", "at": "", "duration_s": 0.0}
+        facts: dict[str, Any] = {
+            "number": number,
+            "name": f"s{number}",
+            "state": state,
+            "kind": "step",
+            "at": "",
+            "duration_s": 0.0,
+        }
         await self.steps.keep(TASK, TaskStep(**facts, delivery=1, result=result, size_bytes=size))
 
     async def results(self) -> list[object]:
